@@ -1,0 +1,11 @@
+"""The search methods, by name.
+
+Adding one takes a file here with a class that has ``search(task)``, and a line in ``AGENTS``.
+"""
+
+AGENTS: dict[str, str] = {
+    "ddpg": "agents.ddpg:DDPGAgent",
+    "netadapt": "agents.netadapt:NetAdaptAgent",
+    "uniform": "agents.uniform:UniformAgent",
+    "random_search": "agents.random_search:RandomSearchAgent",
+}

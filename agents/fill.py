@@ -1,0 +1,46 @@
+"""Plans of a given shape that fill the budget, by cost arithmetic alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc.search_task import SearchTask
+from envs.walk import cheapest_widths
+
+
+def fill_budget(task: SearchTask, shape: NDArray[np.float64]) -> tuple[int, ...]:
+    """Return the widest plan of the given shape that fits the budget, ``[L]`` widths.
+
+    ``shape`` holds a positive keep ratio a site, ``[L]``; all are scaled by one number and cut at 1,
+    and each site takes the legal width nearest to what it is given. Of all the plans that this
+    reaches, the one of the largest scale that fits is returned; where none does, the cheapest plan.
+    """
+    channels = np.asarray(task.dense_widths, dtype=np.float64)
+    full = shape * channels
+    # Every scale at which a site comes to the next width (just past the middle between two).
+    turns = [
+        point / wanted
+        for site, wanted in zip(task.sites, full, strict=True)
+        for point in _turning_points(np.asarray(site.widths, dtype=np.float64))
+    ]
+    scales = np.unique(np.asarray(turns))[::-1]
+    wishes = np.minimum(scales[:, None] * full, channels)
+    plans = nearest_widths(task, wishes)
+    fits = task.budget.within(task.budget_costs(plans))
+    chosen = plans[int(np.argmax(fits))] if fits.any() else cheapest_widths(task)
+    return tuple(int(width) for width in chosen)
+
+
+def nearest_widths(task: SearchTask, wishes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return ``[B, L]``: the legal width nearest to each wish (the smaller of two as near)."""
+    plans = np.empty(wishes.shape, dtype=np.int64)
+    for t, site in enumerate(task.sites):
+        widths = np.asarray(site.widths, dtype=np.int64)
+        plans[:, t] = widths[np.argmin(np.abs(widths - wishes[:, t, None]), axis=1)]
+    return plans
+
+
+def _turning_points(widths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the smallest width, and for each larger one the wish just large enough for it."""
+    return np.concatenate([widths[:1], (widths[1:] + widths[:-1]) / 2 * (1 + 1e-9)])

@@ -1,0 +1,89 @@
+"""How every command answers: tables or one JSON document, and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+from amc.errors import InputError
+from amc.reporting import RichReporter
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
+]
+Work = Callable[[RichReporter], Any]
+
+
+def answer(work: Work, show: Callable[[Any], None], as_json: bool, hint: str = "") -> None:
+    """Do ``work``, then print its result: as JSON, or with ``show``.
+
+    ``hint`` is what an interruption says about going on, until the work gives a better one. Raises
+    ``typer.Exit`` with the exit code of what went wrong, after saying it on standard error.
+    """
+    reporter = RichReporter()
+    reporter.hint(hint)
+    try:
+        with _stdout_for_the_answer_alone():
+            try:
+                result = work(reporter)
+            finally:
+                reporter.close()
+        if as_json:
+            print(json.dumps(result, indent=2, allow_nan=False))
+        else:
+            show(result)
+    except KeyboardInterrupt:
+        goes_on = f"; go on with: {reporter.last_hint}" if reporter.last_hint else ""
+        _say(f"interrupted{goes_on}")
+        raise typer.Exit(INTERRUPTED) from None
+    except InputError as error:
+        _say(f"error: {error}")
+        raise typer.Exit(BAD_INPUT) from None
+    except Exception as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    refused = sys.modules.get("pydantic")
+    if refused is not None and isinstance(error, refused.ValidationError):
+        from amc.invalid import explain
+
+        _say(f"error: {explain(error)}")
+        raise typer.Exit(BAD_INPUT) from None
+    traceback.print_exception(error, file=sys.stderr)
+    raise typer.Exit(FAILED) from None
+
+
+@contextlib.contextmanager
+def _stdout_for_the_answer_alone() -> Iterator[None]:
+    """Send to standard error whatever libraries and child processes print on standard output."""
+    sys.stdout.flush()
+    try:
+        real = sys.stdout.fileno() == 1
+    except OSError:  # replaced by something in memory, as tests do
+        real = False
+    if not real:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

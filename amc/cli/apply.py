@@ -1,0 +1,31 @@
+"""``amc apply``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amc.cli.answer import AsJson, answer
+from amc.cli.tables import show_facts
+from amc.reporting import Reporter
+
+
+def apply(
+    plan: Annotated[Path, typer.Argument(help="A plan, as JSON.")],
+    out: Annotated[Path, typer.Option(help="The network: .safetensors or .onnx.")],
+    from_original: Annotated[
+        bool, typer.Option(help="Take the original network's weights, not those the plan names.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="The network, if not the one named.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the compressed network that a plan describes."""
+
+    def work(reporter: Reporter) -> Any:
+        from amc import app
+
+        return app.apply(plan, out, from_original, task)
+
+    answer(work, show_facts, as_json)

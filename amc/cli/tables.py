@@ -1,0 +1,218 @@
+"""Results as tables on a terminal. Every function takes what ``--json`` would print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+WIDTH_WITHOUT_TERMINAL = 120
+MISSING = "-"
+
+
+def console() -> Console:
+    """Return the console of standard output, wide enough for a table where that is a file."""
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def show_results(result: Mapping[str, Any]) -> None:
+    """Print one line an agent and seed, the dense network last, then plans and next commands."""
+    out, rows = console(), result["rows"]
+    out.print(results_table(rows))
+    images = sorted({row["test_images"] for row in rows if row.get("test_images")})
+    if images:
+        out.print(f"Test accuracy on {', '.join(f'{n:,}' for n in images)} images.", style="dim")
+    plans = [row for row in rows if row.get("plan")]
+    if plans:
+        out.print("\nPlans")
+        for row in plans:
+            _plain(out, f"  {row['agent']} seed {row['seed']}: {row['plan']}")
+    if result.get("run_dir"):
+        _plain(out, f"\nRun folder: {result['run_dir']}")
+    if result.get("next"):
+        out.print("\nNext")
+        for command in result["next"]:
+            _plain(out, f"  {command}")
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    """Return the table of a search's or a comparison's rows (objects of ``summary.json``)."""
+    table = _table("agent", "recovery")
+    for name in (
+        *("seed", "eval.", "search\nacc. %", "test acc. %\nbefore > tuned", "MACs\n(of dense)"),
+        *("params\n(of dense)", "predicted\nms", "measured\nms", "speed-\nup"),
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    dense = {str(row["dense"]): row["dense"] for row in rows if row.get("dense")}
+    if dense:
+        table.add_section()
+    for reference in dense.values():
+        table.add_row(*_dense_cells(reference), style="dim")
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    dense = row.get("dense") or {}
+    before, after = percent(row.get("test_accuracy")), percent(row.get("finetuned_test_accuracy"))
+    return [
+        str(row["agent"]),
+        str(row.get("recovery", MISSING)),
+        str(row["seed"]),
+        str(row["evaluations"]),
+        percent(row.get("search_accuracy")),
+        before if after == MISSING else f"{before} > {after}",
+        _of_dense(row.get("macs"), dense.get("macs")),
+        _of_dense(row.get("params"), dense.get("params")),
+        milliseconds(row.get("predicted_latency_s")),
+        milliseconds(row.get("measured_latency_s")),
+        speed_up(row),
+    ]
+
+
+def _dense_cells(dense: Row) -> list[str]:
+    return [
+        *("dense", MISSING, MISSING, MISSING),
+        percent(dense.get("search_accuracy")),
+        percent(dense.get("test_accuracy")),
+        count(dense.get("macs")),
+        count(dense.get("params")),
+        milliseconds(dense.get("predicted_latency_s")),
+        milliseconds(dense.get("measured_latency_s")),
+        "1.00x",
+    ]
+
+
+def show_inspection(result: Mapping[str, Any]) -> None:
+    """Print sites, layers that are left out and why, dense costs and smallest reachable budgets."""
+    out = console()
+    table = _table("site", "kind")
+    for name in ("channels", "smallest", "widths", "MACs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("coupled layers", overflow="fold")
+    for site in result["sites"]:
+        widths = site["widths"]
+        numbers = (str(site["channels"]), str(widths[0]), str(len(widths)), count(site["macs"]))
+        table.add_row(site["name"], site["kind"], *numbers, ", ".join(site["layers"]))
+    out.print(f"Task {result['task']}: {len(result['sites'])} sites")
+    out.print(table)
+    if result.get("excluded"):
+        out.print("\nNot compressed")
+        for layer, reason in result["excluded"].items():
+            _plain(out, f"  {layer}: {reason}")
+    out.print(_reach_table(result["dense"], result["smallest"]))
+
+
+def _reach_table(dense: Row, smallest: Row) -> Table:
+    table = _table("budget")
+    for name in ("dense", "smallest reachable"):
+        table.add_column(name, justify="right", no_wrap=True)
+    dense_cells = {
+        "predicted_latency": f"{milliseconds(dense.get('predicted_latency_s'))} ms",
+        "macs": count(dense.get("macs")),
+        "params": count(dense.get("params")),
+        "weight_bytes": f"{count(dense.get('weight_bytes'))}B",
+    }
+    for key, cell in dense_cells.items():
+        reach = smallest.get(key)
+        table.add_row(key, cell, MISSING if reach is None else f"{reach:.3f} of dense")
+    return table
+
+
+def show_facts(result: Any) -> None:
+    """Print a flat list of facts, one a line; lists of objects become tables."""
+    out = console()
+    if isinstance(result, Mapping):
+        _show_mapping(out, result, indent=0)
+    elif isinstance(result, list) and result and isinstance(result[0], Mapping):
+        out.print(_plain_table(result))
+    else:
+        _plain(out, str(result))
+
+
+def _show_mapping(out: Console, facts: Mapping[str, Any], indent: int) -> None:
+    pad = " " * indent
+    width = max((len(str(key)) for key in facts), default=0)
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            _plain(out, f"{pad}{key}")
+            _show_mapping(out, value, indent + 2)
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            _plain(out, f"{pad}{key}")
+            out.print(_plain_table(value))
+        else:
+            _plain(out, f"{pad}{str(key).ljust(width)}  {fact(value)}")
+
+
+def _plain_table(rows: Sequence[Row]) -> Table:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = _table(*keys)
+    for row in rows:
+        table.add_row(*(fact(row.get(key)) for key in keys))
+    return table
+
+
+def fact(value: Any) -> str:
+    """Return a value as text: numbers with six significant digits, nothing as a dash."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(fact(item) for item in value) or MISSING
+    return str(value)
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as per cent, such as ``88.53``."""
+    return MISSING if value is None else f"{100 * value:.2f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return seconds as milliseconds with three significant digits, such as ``12.3``."""
+    return MISSING if value is None else f"{1000 * value:#.3g}".rstrip(".")
+
+
+def count(value: float | None) -> str:
+    """Return a number in thousands, millions or billions, such as ``8.42M``."""
+    if value is None:
+        return MISSING
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"
+
+
+def speed_up(row: Row) -> str:
+    """Return measured dense latency over measured latency, such as ``1.93x``; never a predicted one."""
+    dense, own = (row.get("dense") or {}).get("measured_latency_s"), row.get("measured_latency_s")
+    return f"{dense / own:.2f}x" if dense and own else MISSING
+
+
+def _of_dense(value: float | None, dense: float | None) -> str:
+    share = f" ({100 * value / dense:.0f}%)" if value is not None and dense else ""
+    return f"{count(value)}{share}"
+
+
+def _table(*left_columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in left_columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _plain(out: Console, text: str) -> None:
+    out.print(text, markup=False, soft_wrap=True)

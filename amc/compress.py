@@ -1,0 +1,97 @@
+"""Applying a plan: a genuinely smaller network, by slicing weights. No masks.
+
+Everything here is index arithmetic on the groups of ``amc.coupling``; the original network is never
+changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from amc.coupling import ChannelGroup, Dim, is_depthwise
+from amc.errors import InputError
+
+Kept = Mapping[str, Sequence[int]]
+Mask = NDArray[np.bool_]
+
+
+def compress(network: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Module:
+    """Return a copy of the dense ``network`` with only the ``kept`` channels of each group.
+
+    ``kept`` maps a group's name to ascending channel indices; a group that it does not name stays
+    whole. Raises ``InputError`` where a layer would be left without channels.
+    """
+    return narrow(network, groups, {}, kept)
+
+
+def narrow(
+    network: nn.Module, groups: Sequence[ChannelGroup], before: Kept, after: Kept
+) -> nn.Module:
+    """Return a copy of a network already compressed to ``before``, narrowed further to ``after``.
+
+    Both name channels of the dense network; ``after`` must be a part of ``before``.
+    """
+    present, wanted = masks(groups, before), masks(groups, after)
+    smaller = copy.deepcopy(network)
+    modules = dict(smaller.named_modules())
+    for (layer, dim), mask in wanted.items():
+        now = present[layer, dim]
+        if bool((mask & ~now).any()):
+            raise InputError(f"the plan keeps channels of layer {layer!r} that its parent removed")
+        if not mask.any():
+            raise InputError(f"the plan leaves layer {layer!r} no channels; keep at least one")
+        if mask.sum() < now.sum():
+            _slice(modules[layer], dim, torch.from_numpy(np.flatnonzero(mask[now])))
+    return smaller
+
+
+def masks(groups: Sequence[ChannelGroup], kept: Kept) -> dict[tuple[str, Dim], Mask]:
+    """Return for each coupled layer dimension which of its dense positions stay, bool ``[size]``."""
+    result: dict[tuple[str, Dim], Mask] = {}
+    for group in groups:
+        stays = np.ones(group.channels, dtype=bool)
+        if group.name in kept:
+            stays[:] = False
+            stays[np.asarray(kept[group.name], dtype=np.int64)] = True
+        for member in group.members:
+            mask = result.setdefault((member.layer, member.dim), np.ones(member.size, dtype=bool))
+            mask[member.index] &= stays[member.channel]
+    return result
+
+
+def _slice(module: nn.Module, dim: Dim, keep: Tensor) -> None:
+    """Keep the positions ``keep`` of one dimension of one layer, in place."""
+    if isinstance(module, (_BatchNorm, nn.PReLU)):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            _slice_tensor(module, name, 0, keep)
+        if isinstance(module, _BatchNorm):
+            module.num_features = len(keep)
+        else:
+            module.num_parameters = len(keep)
+        return
+    _slice_tensor(module, "weight", 0 if dim == "out" else 1, keep)
+    if dim == "out":
+        _slice_tensor(module, "bias", 0, keep)
+    if isinstance(module, nn.Linear):
+        setattr(module, f"{dim}_features", len(keep))
+        return
+    if is_depthwise(module):
+        module.in_channels = module.groups = len(keep)  # type: ignore[assignment]
+    setattr(module, f"{dim}_channels", len(keep))
+
+
+def _slice_tensor(module: nn.Module, name: str, dim: int, keep: Tensor) -> None:
+    tensor = getattr(module, name, None)
+    if tensor is None:
+        return
+    sliced = tensor.detach().index_select(dim, keep.to(tensor.device))
+    if isinstance(tensor, nn.Parameter):
+        sliced = nn.Parameter(sliced, requires_grad=tensor.requires_grad)
+    setattr(module, name, sliced)

@@ -1,0 +1,209 @@
+"""Which channels of which layers must stay or go together, found by tracing the network.
+
+Torch-Pruning's dependency graph (Fang et al., arXiv:2301.12900) follows residual additions,
+depthwise convolutions, concatenations, BatchNorm and flatten-to-linear; this file turns its groups
+into plain index lists, so that compressing is slicing.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch_pruning
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Dim = Literal["out", "in"]
+ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one layer: position ``index[i]`` belongs to the group's ``channel[i]``.
+
+    ``size`` is the whole dimension; positions that ``index`` lacks belong to other groups or none.
+    """
+
+    layer: str
+    dim: Dim
+    size: int
+    index: NDArray[np.int64]
+    channel: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a layer looked like when the network ran on one batch of example inputs."""
+
+    kind: str
+    c_in: int
+    c_out: int
+    kernel_size: int
+    stride: int
+    height: int
+    width: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Coupled channels ``0 .. channels-1`` and every layer dimension that they are part of.
+
+    ``name`` is the first layer, in order of execution, that produces them; ``shape`` is its shape.
+    """
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    shape: LayerShape
+    macs: int  # one example, of every layer that produces the channels
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The coupled layers, producers and consumers, each once."""
+        return tuple(dict.fromkeys(member.layer for member in self.members))
+
+
+def trace_coupling(
+    network: nn.Module, example_inputs: tuple[Tensor, ...]
+) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
+    """Return the groups in order of execution, and why each other layer is left alone.
+
+    The second value maps the name of a layer whose output channels cannot be compressed to the
+    reason. ``network`` is not changed.
+    """
+    probe = copy.deepcopy(network).eval().requires_grad_(True)
+    shapes = layer_shapes(probe, example_inputs)
+    with torch.enable_grad():
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            probe, example_inputs=example_inputs, verbose=False
+        )
+    names = {module: name for name, module in probe.named_modules()}
+    order = {name: position for position, name in enumerate(shapes)}
+    groups: list[ChannelGroup] = []
+    excluded: dict[str, str] = {}
+    for raw in graph.get_all_groups(root_module_types=ROOTS):
+        name, group, reason = _read_group(raw, names, shapes, order)
+        if group is None:
+            excluded[name] = reason
+        else:
+            groups.append(group)
+    groups.sort(key=lambda g: order[g.name])
+    return tuple(groups), excluded
+
+
+def _read_group(
+    raw: Any, names: dict[nn.Module, str], shapes: dict[str, LayerShape], order: dict[str, int]
+) -> tuple[str, ChannelGroup | None, str]:
+    """Return the group's name and either the group or the reason why there is none."""
+    members: dict[tuple[str, Dim], dict[int, int]] = {}
+    sizes: dict[tuple[str, Dim], int] = {}
+    reason = ""
+    for item in raw.items:
+        module, handler = item.dep.target.module, item.dep.handler.__name__
+        if isinstance(module, nn.Parameter):
+            reason = reason or "it is coupled to a bare parameter"
+            continue
+        if module not in names:  # element-wise, concatenation, reshape: nothing to slice
+            continue
+        layer = names[module]
+        if why := _cannot_narrow(module):
+            reason = reason or f"layer {layer!r} {why}"
+            continue
+        one_sided = isinstance(module, (_BatchNorm, nn.PReLU)) or is_depthwise(module)
+        dim: Dim = "out" if one_sided or "out_channels" in handler else "in"
+        positions = members.setdefault((layer, dim), {})
+        sizes[layer, dim] = _dim_size(module, dim)
+        if item.root_idxs is None or any(root is None for root in item.root_idxs):
+            reason = reason or f"the channels of {layer!r} do not map one to one"
+            continue
+        positions.update(zip(item.idxs, item.root_idxs, strict=True))
+    producers = [
+        layer
+        for layer, dim in members
+        if dim == "out" and layer in order and shapes[layer].kind != "depthwise"
+    ]  # a depthwise convolution passes channels on; it does not make them
+    name = min(producers, key=order.__getitem__, default=names[raw[0].dep.target.module])
+    if reason:
+        return name, None, reason
+    listed = tuple(
+        Member(*key, sizes[key], np.array(list(m), np.int64), np.array(list(m.values()), np.int64))
+        for key, m in sorted(members.items(), key=lambda kv: order.get(kv[0][0], -1))
+    )
+    macs = sum(shapes[layer].macs for layer in producers)
+    return name, ChannelGroup(name, len(raw[0].idxs), listed, shapes[name], macs), ""
+
+
+def _dim_size(module: nn.Module, dim: Dim) -> int:
+    if isinstance(module, _BatchNorm):  # which may have no weight
+        return module.num_features
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0 if dim == "out" else 1]
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Return whether the layer is a convolution with one filter an input channel."""
+    return (
+        isinstance(module, ROOTS[:3])
+        and module.groups > 1
+        and module.groups == module.in_channels == module.out_channels
+    )
+
+
+def _cannot_narrow(module: nn.Module) -> str:
+    if isinstance(module, (nn.Linear, _BatchNorm, nn.PReLU)):
+        return ""
+    if isinstance(module, ROOTS[:3]):
+        if module.groups == 1 or is_depthwise(module):
+            return ""
+        return "is a grouped convolution"
+    return f"of type {type(module).__name__} cannot be narrowed"
+
+
+def layer_shapes(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, LayerShape]:
+    """Return the shape of every convolution and linear layer, in order of first execution."""
+    shapes: dict[str, LayerShape] = {}
+    batch = len(example_inputs[0])
+
+    def record(name: str, module: nn.Module, output: Tensor) -> None:
+        if name in shapes:
+            return
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        if isinstance(module, nn.Linear):
+            positions = output.numel() // (batch * output.shape[-1])
+            shapes[name] = LayerShape(
+                "linear", weight.shape[1], weight.shape[0], 1, 0, 1, 1, weight.numel() * positions
+            )
+            return
+        assert isinstance(module, ROOTS[:3])
+        spatial = list(output.shape[2:])
+        shapes[name] = LayerShape(
+            "depthwise" if is_depthwise(module) else "conv",
+            module.in_channels,
+            module.out_channels,
+            max(module.kernel_size),
+            max(module.stride),
+            spatial[0],
+            spatial[-1] if len(spatial) > 1 else 1,
+            weight.numel() * int(np.prod(spatial)),
+        )
+
+    hooks = [
+        module.register_forward_hook(lambda m, _, output, name=name: record(name, m, output))
+        for name, module in network.named_modules()
+        if isinstance(module, ROOTS)
+    ]
+    try:
+        with torch.no_grad():
+            network(*example_inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes

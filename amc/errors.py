@@ -1,0 +1,14 @@
+"""Errors that a person can act on: which field, what value, what to do about it."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input. The command line prints its message alone and leaves with exit code 2."""
+
+
+class BudgetSpent(Exception):
+    """Raised by ``SearchTask.evaluate`` once the last evaluation of a search has been answered.
+
+    It ends an agent's plain loop; ``amc.search_task.SearchTask.run`` catches it.
+    """

@@ -1,0 +1,67 @@
+"""``dense``: torch's own operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amc.latency.ops import Operand, OpTemplate, Width
+
+
+class Dense:
+    """Runs an operation exactly as torch does inside a network."""
+
+    @staticmethod
+    def backend() -> str:
+        """Return the name of what runs: torch's version and the library behind it."""
+        version = torch.__version__.split("+")[0]
+        library = "oneDNN" if torch.backends.mkldnn.is_available() else "native"
+        return f"torch-{version}/{library}"
+
+    @staticmethod
+    def prepare(template: OpTemplate, dims: Sequence[int]) -> tuple[Callable[[], Any], list[Tensor]]:
+        """Return a call of the operation at widths ``dims``, and the activations that it reads.
+
+        The call takes nothing and may be repeated; operands are random and of the recorded layout.
+        """
+        overload = _overload(template.op)
+        tensors: list[Tensor] = []
+        args = [_built(argument, dims, tensors) for argument in template.args]
+        kwargs = {name: _built(value, dims, tensors) for name, value in template.kwargs}
+        return (lambda: overload(*args, **kwargs)), tensors
+
+
+def _overload(name: str) -> Any:
+    namespace, operation, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), operation), overload)
+
+
+def _built(value: Any, dims: Sequence[int], activations: list[Tensor]) -> Any:
+    """Return ``value`` with every ``Operand`` in it made into a tensor or an integer."""
+    if isinstance(value, Operand):
+        tensor = _tensor(value.shape_at(dims), value)
+        if not value.is_weight:
+            activations.append(tensor)
+        return tensor
+    if isinstance(value, Width):
+        return value.at(dims)
+    if isinstance(value, tuple):
+        return [_built(element, dims, activations) for element in value]
+    return value
+
+
+def _tensor(shape: list[int], operand: Operand) -> Tensor:
+    dtype = getattr(torch, operand.dtype)
+    if dtype.is_floating_point:
+        tensor = torch.rand(shape, dtype=torch.float32).sub_(0.5).to(dtype)
+    else:
+        tensor = torch.zeros(shape, dtype=dtype)
+    order = operand.order
+    if order == tuple(range(len(shape))):
+        return tensor
+    # Contiguous in the recorded order of dimensions, then shown in the logical order.
+    inverse = [order.index(d) for d in range(len(shape))]
+    return tensor.permute(order).contiguous().permute(inverse)

@@ -1,0 +1,164 @@
+"""Ray workers: one actor a core, one torch thread each. The only file that imports ray."""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+import torch
+from torch import nn
+
+from amc.data import Data
+from amc.worker import Final, Job, Outcome, State, Work, Worker
+from amc.workers import FinalWork, Finished
+
+Answer = TypeVar("Answer")
+
+
+class RayWorkers:
+    """A pool of actors. ``RAY_ADDRESS`` joins a cluster; otherwise a private one is started."""
+
+    def __init__(self, job: Job, count: int) -> None:
+        self._own = _connect(count)
+        skeleton, arrays = _dismantle(job)
+        # The driver keeps these references alive, or an actor could not be rebuilt.
+        self._parts = ray.put(skeleton), ray.put(arrays)
+        actor: Any = ray.remote(num_cpus=1, max_restarts=4, max_task_retries=5)(_Actor)
+        self._actors = [actor.remote(*self._parts) for _ in range(count)]
+
+    def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
+        """See ``amc.workers.Workers.run``."""
+        starts = {id(w.start): ray.put(w.start) for w in batch if w.start is not None}
+        return self._spread(
+            [
+                lambda actor, w=work: actor.run.remote(
+                    replace(w, start=None), starts.get(id(w.start))
+                )
+                for work in batch
+            ],
+            finished,
+        )
+
+    def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
+        """See ``amc.workers.Workers.finalise``."""
+        return self._spread([lambda actor, w=work: actor.finalise.remote(w) for work in batch], None)
+
+    def close(self) -> None:
+        """End the actors, and Ray itself where this pool started it."""
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._own:
+            ray.shutdown()
+
+    def _spread(
+        self, calls: Sequence[Callable[[Any], Any]], finished: Finished | None
+    ) -> list[Any]:
+        """Give every idle actor the next call; return the answers in the order of the calls."""
+        answers: list[Any] = [None] * len(calls)
+        idle, running, following = list(self._actors), {}, 0
+        while following < len(calls) or running:
+            while idle and following < len(calls):
+                actor = idle.pop(0)
+                running[calls[following](actor)] = (following, actor)
+                following += 1
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            position, actor = running.pop(done)
+            idle.append(actor)
+            answers[position], seconds, name = ray.get(done)
+            if finished is not None:
+                finished(position, seconds, name)
+        return answers
+
+
+class _Actor:
+    """A ``Worker`` in a process of its own."""
+
+    def __init__(self, skeleton: Job, arrays: dict[str, Any]) -> None:
+        self._worker = Worker(_assemble(skeleton, arrays))
+        self._name = f"{ray.util.get_node_ip_address()}:{os.getpid()}"
+
+    def run(self, work: Work, start: Any) -> tuple[Outcome, float, str]:
+        begin = time.perf_counter()
+        outcome = self._worker.run(replace(work, start=start))
+        return outcome, time.perf_counter() - begin, self._name
+
+    def finalise(self, work: FinalWork) -> tuple[Final, float, str]:
+        begin = time.perf_counter()
+        return self._worker.finalise(*work), time.perf_counter() - begin, self._name
+
+
+SPLITS = ("calibration", "train", "search")
+
+
+def _dismantle(job: Job) -> tuple[Job, dict[str, Any]]:
+    """Return the job without numbers, and all numbers as numpy arrays, which Ray ships fastest."""
+    tensors = _network_tensors(job.network)
+    arrays: dict[str, Any] = {"network": {n: t.detach().numpy() for n, t in tensors.items()}}
+    for split in SPLITS:
+        arrays[split] = [t.numpy() for t in getattr(job, split).digest_arrays()]
+    hollow = copy.deepcopy(job.network)
+    for tensor in _network_tensors(hollow).values():
+        tensor.data = torch.empty(0, dtype=tensor.dtype)
+    nothing = Data(torch.empty(1, 0), torch.empty(1, 0))
+    return replace(job, network=hollow, calibration=nothing, train=nothing, search=nothing), arrays
+
+
+def _assemble(skeleton: Job, arrays: dict[str, Any]) -> Job:
+    network = copy.deepcopy(skeleton.network)
+    for name, tensor in _network_tensors(network).items():
+        tensor.data = torch.from_numpy(np.array(arrays["network"][name]))
+    splits = {}
+    for split in SPLITS:
+        *inputs, labels = (torch.from_numpy(np.array(a)) for a in arrays[split])
+        splits[split] = Data(tuple(inputs), labels)
+    return replace(skeleton, network=network, **splits)
+
+
+def _network_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return every parameter and buffer, shared ones once, non-persistent ones included."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _connect(count: int) -> bool:
+    """Join the cluster of ``RAY_ADDRESS``, or start a private one; return whether it is our own."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        return False
+    paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "OMP_NUM_THREADS": "1",
+    }
+    quiet: dict[str, Any] = {
+        "logging_level": "ERROR",
+        "log_to_driver": False,
+        "runtime_env": {"env_vars": environment},
+    }
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, **quiet)
+        return True
+    folder = Path(tempfile.mkdtemp(prefix="amc-ray-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
+    ray.init(
+        num_cpus=count,
+        include_dashboard=False,
+        object_store_memory=512 * 2**20,
+        _temp_dir=str(folder),
+        **quiet,
+    )
+    return True

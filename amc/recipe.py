@@ -1,0 +1,82 @@
+"""``amc train``: train a zoo network from a recipe, and write its weights as safetensors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+
+from amc.data import Data
+from amc.training import Schedule, fit
+from amc.zoo.data import load
+from amc.zoo.networks import ARCHITECTURES
+
+
+class Recipe(BaseModel):
+    """A training recipe: everything that the resulting weights depend on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: Literal["resnet8", "resnet20", "mobilenet"]
+    data: Literal["pack", "full"] = "full"
+    data_folder: str | None = None
+    epochs: int = Field(12, ge=1, le=1000)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(0.1, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    seed: int = 0
+    threads: int = Field(1, ge=1)
+
+
+def train(
+    recipe: Recipe, out: Path, on_step: Callable[[int, int, float], None] | None = None
+) -> dict[str, object]:
+    """Train, write ``out`` (safetensors), and return what was reached, as a dict of facts.
+
+    The search split is never trained on; accuracies on it and on the test split are taken once,
+    after the last step. ``on_step`` receives the step, the number of steps and the loss.
+    """
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    splits = load(recipe.data, recipe.data_folder)
+    network = ARCHITECTURES[recipe.network]()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    steps = recipe.epochs * (len(splits.train) // recipe.batch_size)
+    schedule = Schedule(
+        steps=steps,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=max(1, steps // 20),
+        augment=True,
+    )
+    start = time.perf_counter()
+    report = None if on_step is None else lambda step, loss: on_step(step, steps, loss)
+    fit(network, splits.train, schedule, recipe.seed, report)
+    train_s = time.perf_counter() - start
+    state = {name: t.contiguous() for name, t in network.state_dict().items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, out)
+    return {
+        "network": recipe.network,
+        "out": str(out),
+        "train_images": len(splits.train),
+        "search_accuracy": accuracy(network, splits.search),
+        "test_accuracy": accuracy(network, splits.test),
+        "test_images": len(splits.test),
+        "train_s": round(train_s, 1),
+    }
+
+
+@torch.inference_mode()
+def accuracy(network: torch.nn.Module, data: Data) -> float:
+    """Return the fraction of examples whose largest output is their label."""
+    right = sum(
+        int((network(*batch.inputs).argmax(-1) == batch.labels).sum()) for batch in data.batches(500)
+    )
+    return right / len(data)

@@ -1,0 +1,164 @@
+"""``Task``: a trained network with its data; the zoo's, or a user's own factory."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc.data import Data
+from amc.errors import InputError
+from amc.plan import digest
+from amc.registry import lookup, nearest
+from amc.zoo import ZOO
+
+Score = Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trained network, the inputs of one call, and up to three splits of data.
+
+    ``example_inputs`` is a tensor or a tuple of them, with a batch dimension. ``score(outputs,
+    labels)`` gives one batch's score, higher is better; by default it is top-1 accuracy. A split
+    without labels is labelled with the dense network's outputs, so that the score is agreement with
+    it. A factory named on the command line is code that you chose to run.
+    """
+
+    network: nn.Module
+    example_inputs: Tensor | tuple[Tensor, ...]
+    train: Data
+    search: Data
+    test: Data | None = None
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A ``Task`` made ready: named, checked, labelled; ``inputs`` is always a tuple."""
+
+    name: str
+    network: nn.Module
+    inputs: tuple[Tensor, ...]
+    train: Data
+    search: Data
+    test: Data | None
+    score: Score
+    network_digest: str
+    score_name: str
+
+    @property
+    def without_test(self) -> LoadedTask:
+        """The task as a search may see it."""
+        return replace(self, test=None)
+
+
+def load_task(
+    name: str, data: Literal["pack", "full"] = "pack", data_folder: str | None = None
+) -> LoadedTask:
+    """Return the zoo's task ``name``, or what the factory ``package.module:factory`` returns.
+
+    Raises ``InputError`` for an unknown name, a factory that cannot be imported or does not return
+    a ``Task``, and for weights that are not finite.
+    """
+    if ":" in name:
+        if data != "pack":
+            raise InputError(f"data {data!r} is for the zoo's tasks; {name!r} brings its own: use 'pack'")
+        task = _factory(name)()
+    else:
+        task = lookup(ZOO, name, "task")(data, data_folder)
+    if not isinstance(task, Task):
+        raise InputError(f"task {name!r} must return amc.task.Task, but returned {type(task).__name__}")
+    return _ready(name, task)
+
+
+def _factory(name: str) -> Callable[[], Task]:
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"task {name!r}: no module named {error.name!r}; run amc from the folder that holds it, "
+            "or install it"
+        ) from error
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise InputError(f"task {name!r}: the module has no {attribute!r}{nearest(attribute, public)}")
+    return getattr(module, attribute)  # type: ignore[no-any-return]
+
+
+def _ready(name: str, task: Task) -> LoadedTask:
+    network = task.network.eval()
+    for parameter, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"task {name!r}: weight {parameter!r} has NaN or infinite values; load trained weights"
+            )
+    inputs = task.example_inputs
+    return LoadedTask(
+        name=name,
+        network=network,
+        inputs=(inputs,) if isinstance(inputs, Tensor) else tuple(inputs),
+        train=_labelled(network, task.train),
+        search=_labelled(network, task.search),
+        test=None if task.test is None else _labelled(network, task.test),
+        score=task.score or accuracy,
+        network_digest=network_digest(network),
+        score_name=_score_name(task),
+    )
+
+
+def _score_name(task: Task) -> str:
+    if task.score is not None:
+        return getattr(task.score, "__name__", type(task.score).__name__)
+    return "agreement" if task.search.labels is None else "accuracy"
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Return the fraction of examples whose largest output is at the label.
+
+    ``outputs`` is ``[B, K]``; ``labels`` int64 ``[B]``, or another network's outputs ``[B, K]``.
+    """
+    target = labels.argmax(-1) if labels.dtype.is_floating_point else labels
+    return float((outputs.argmax(-1) == target).double().mean())
+
+
+def _labelled(network: nn.Module, data: Data) -> Data:
+    if data.labels is not None:
+        return data
+    with torch.inference_mode():
+        outputs = [network(*batch.inputs) for batch in data.batches(250)]
+    return data.with_labels(torch.cat(outputs).clone())
+
+
+def network_digest(network: nn.Module) -> str:
+    """Return the SHA-256 of the network's class and every parameter and buffer by name."""
+    kind = type(network)
+    return digest([f"{kind.__module__}.{kind.__qualname__}", state_digest(network.state_dict())])
+
+
+def state_digest(state: dict[str, Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and values, in order of name."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        total.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return total.hexdigest()
+
+
+def data_digest(*splits: Data) -> str:
+    """Return the SHA-256 over all tensors of the splits."""
+    return state_digest(
+        {f"{i}.{j}": t for i, s in enumerate(splits) for j, t in enumerate(s.digest_arrays())}
+    )

@@ -1,0 +1,120 @@
+"""``amc ui``: MLflow's own pages over the runs of a database, on this machine alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from amc.errors import InputError
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 5000
+START_LIMIT_S = 90.0
+END_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running MLflow server: where it answers, and the process that leads its group."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def serve(uri: str, port: int | None = None, log: Path | None = None) -> Iterator[Server]:
+    """Start MLflow's server over the store ``uri``, yield it once it answers, and end it.
+
+    One worker, no job execution, loopback only, and no other name accepted in the Host header.
+    ``port=None`` takes 5000, or a free one where that is taken. Raises ``InputError`` when ``port``
+    is taken, and ``RuntimeError`` when the server ends or does not answer within 90 seconds.
+    """
+    chosen = _port(port)
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
+        *("--host", HOST, "--port", str(chosen), "--workers", "1"),
+        *("--allowed-hosts", f"{HOST}:{chosen},localhost:{chosen}"),
+    ]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_TRACKING_URI": uri,
+    }
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
+        process = subprocess.Popen(
+            command, env=environment, stdout=sink, stderr=sink, start_new_session=True
+        )
+        stack.callback(end, process)
+        server = Server(f"http://{HOST}:{chosen}", process)
+        _wait_until_it_answers(server)
+        yield server
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the whole process group that ``process`` leads: asked first, then killed."""
+    for number, limit_s in ((signal.SIGTERM, END_LIMIT_S), (signal.SIGKILL, END_LIMIT_S)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            process.poll()
+            if not _group_lives(process.pid):
+                return
+            time.sleep(0.05)
+
+
+def _group_lives(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait_until_it_answers(server: Server) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise RuntimeError(f"MLflow's server ended with code {server.process.returncode}")
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"{server.url}/health", timeout=2) as response,
+        ):
+            if response.status == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"MLflow's server did not answer within {START_LIMIT_S:.0f} s")
+
+
+def _port(wanted: int | None) -> int:
+    if wanted is not None:
+        if not _is_free(wanted):
+            raise InputError(f"--port {wanted} is taken; choose another one, or leave it out")
+        return wanted
+    if _is_free(DEFAULT_PORT):
+        return DEFAULT_PORT
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,179 @@
+"""One evaluation, on one core: compress, recover, fine-tune where asked, score.
+
+``Job`` is what every worker is given once; ``Worker.run`` is the same code in process and on Ray.
+Its answer depends on the job and the work alone, never on the worker or on what it did before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from amc.compress import compress, narrow
+from amc.coupling import ChannelGroup
+from amc.data import Data
+from amc.plan import Plan
+from amc.recovery import recover
+from amc.task import Score
+from amc.training import Schedule, fit
+
+State = dict[str, NDArray[np.generic]]
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an evaluation starts from: an earlier plan, and the weights that it was left with."""
+
+    plan: Plan
+    state: State
+
+
+@dataclass(frozen=True)
+class Work:
+    """One plan to score. ``finetune`` steps of training come first, seeded by ``seed``."""
+
+    plan: Plan
+    start: Start | None
+    finetune: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``score`` (NaN where the network's output was not finite), weights after fine-tuning, times."""
+
+    score: float
+    state: State | None
+    build_s: float
+    recover_s: float
+    finetune_s: float
+    score_s: float
+
+
+@dataclass(frozen=True)
+class Final:
+    """A winner on images that no search has seen, before and after the same short fine-tuning."""
+
+    search_score: float
+    test_score: float | None
+    finetuned_search_score: float | None
+    finetuned_test_score: float | None
+    finetuned_state: State | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the evaluations of one search share. No test data."""
+
+    network: nn.Module
+    groups: tuple[ChannelGroup, ...]
+    calibration: Data
+    train: Data
+    search: Data
+    score: Score
+    recovery: str
+    short_term: Schedule
+
+
+class Worker:
+    """Evaluates plans of one job on one thread."""
+
+    def __init__(self, job: Job) -> None:
+        torch.set_num_threads(1)
+        self.job = replace(
+            job,
+            network=job.network.eval(),
+            calibration=_channels_last(job.calibration),
+            search=_channels_last(job.search),
+        )
+
+    def run(self, work: Work) -> Outcome:
+        """Return the score of one plan on the search split, and the weights if it was fine-tuned."""
+        clock = [time.perf_counter()]
+        network = self.build(work.plan, work.start)
+        clock.append(time.perf_counter())
+        if work.finetune:
+            schedule = replace(self.job.short_term, steps=work.finetune)
+            fit(network, self.job.train, schedule, work.seed)
+        clock.append(time.perf_counter())
+        recover(network, self.job.recovery, self.job.calibration)
+        clock.append(time.perf_counter())
+        value = score(network, self.job.search, self.job.score)
+        clock.append(time.perf_counter())
+        build_s, finetune_s, recover_s, score_s = np.diff(clock).tolist()
+        state = state_arrays(network) if work.finetune else None
+        return Outcome(value, state, build_s, recover_s, finetune_s, score_s)
+
+    def build(self, plan: Plan, start: Start | None) -> nn.Module:
+        """Return the compressed network of ``plan``, before recovery, channels last."""
+        kept = {site: choice.kept for site, choice in plan.choices.items()}
+        if start is None:
+            network = compress(self.job.network, self.job.groups, kept)
+        else:
+            before = {site: choice.kept for site, choice in start.plan.choices.items()}
+            network = compress(self.job.network, self.job.groups, before)
+            network.load_state_dict(state_tensors(start.state))
+            network = narrow(network, self.job.groups, before, kept)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def finalise(self, plan: Plan, own: State | None, test: Data | None, steps: int) -> Final:
+        """Return how a winner does on test, as it was scored and after ``steps`` of fine-tuning.
+
+        ``own`` are the weights that its score depended on, recovery included, or ``None``.
+        """
+        network = self.build(plan, None)
+        if own is not None:
+            network.load_state_dict(state_tensors(own))
+            network.eval()
+        else:
+            recover(network, self.job.recovery, self.job.calibration)
+        search_score = score(network, self.job.search, self.job.score)
+        test_score = None if test is None else score(network, test, self.job.score)
+        if not steps:
+            return Final(search_score, test_score, None, None, None)
+        fit(network, self.job.train, replace(self.job.short_term, steps=steps), seed=0)
+        return Final(
+            search_score,
+            test_score,
+            score(network, self.job.search, self.job.score),
+            None if test is None else score(network, test, self.job.score),
+            state_arrays(network),
+        )
+
+
+@torch.inference_mode()
+def score(network: nn.Module, data: Data, function: Score) -> float:
+    """Return the mean score over ``data``, weighted by batch length; NaN for non-finite outputs."""
+    total = 0.0
+    for batch in data.batches(BATCH):
+        outputs = network(*batch.inputs)
+        if not bool(torch.isfinite(outputs).all()):
+            return float("nan")
+        assert batch.labels is not None
+        total += function(outputs, batch.labels) * len(batch)
+    return total / len(data)
+
+
+def state_arrays(network: nn.Module) -> State:
+    """Return every parameter and buffer as a numpy array, by name."""
+    return {name: t.detach().contiguous().numpy().copy() for name, t in network.state_dict().items()}
+
+
+def state_tensors(state: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
+    """Return ``state`` as tensors of their own memory."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+
+
+def _channels_last(data: Data) -> Data:
+    """Return ``data`` with images laid out channels last, which is faster (experiments/LOG.md)."""
+    inputs = tuple(
+        t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in data.inputs
+    )
+    return Data(inputs, data.labels)

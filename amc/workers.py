@@ -1,0 +1,55 @@
+"""Where work is done: in this process, or on Ray (``amc.ray_workers``), with equal results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from amc.data import Data
+from amc.plan import Plan
+from amc.worker import Final, Job, Outcome, State, Worker, Work
+
+# (position in the batch, seconds on the worker, name of the worker)
+Finished = Callable[[int, float, str], None]
+FinalWork = tuple[Plan, State | None, Data | None, int]
+
+
+class Workers(Protocol):
+    """A pool that does batches of work and keeps their order."""
+
+    def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
+        """Return one outcome a piece of work, in order; ``finished`` hears of each as it ends."""
+        ...
+
+    def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
+        """Return what ``Worker.finalise`` gives for each, in order."""
+        ...
+
+    def close(self) -> None:
+        """Let the pool go. Afterwards no process of it is left."""
+        ...
+
+
+class InProcess:
+    """Does the work here, one piece after the other."""
+
+    def __init__(self, job: Job) -> None:
+        self._worker = Worker(job)
+
+    def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
+        """See ``Workers.run``."""
+        outcomes = []
+        for position, work in enumerate(batch):
+            start = time.perf_counter()
+            outcomes.append(self._worker.run(work))
+            if finished is not None:
+                finished(position, time.perf_counter() - start, "in-process")
+        return outcomes
+
+    def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
+        """See ``Workers.finalise``."""
+        return [self._worker.finalise(*work) for work in batch]
+
+    def close(self) -> None:
+        """Nothing to let go."""

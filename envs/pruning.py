@@ -1,0 +1,70 @@
+"""``PruningEnv``: a search as a Gymnasium environment, one episode a plan."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from amc.search_task import SearchTask
+from envs.walk import FEATURES, Course, Walk
+
+Array = NDArray[np.float32]
+
+
+def observation_space() -> spaces.Box:
+    """Return the space of AMC's eleven features, each in [0, 1]."""
+    return spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
+
+
+def action_space() -> spaces.Box:
+    """Return the space of the one action: from a site's narrowest legal width (0) to all (1)."""
+    return spaces.Box(0.0, 1.0, (1,), np.float32)
+
+
+def step_info(walk: Walk, executed_action: float) -> dict[str, Any]:
+    """Return what a step tells: the widths executed so far, and the action just executed."""
+    return {"widths": walk.widths, "executed_action": executed_action}
+
+
+class PruningEnv(gymnasium.Env[Array, Array]):
+    """One walk over the sites an episode; the finished plan's reward at the end, 0 before.
+
+    Observations ``[11]`` and the action ``[1]`` are described in ``envs.walk``. ``info`` holds
+    ``widths`` (executed so far), ``executed_action`` and, at the end, ``evaluation``. The
+    environment itself is deterministic; ``reset(seed=...)`` seeds ``np_random`` as Gymnasium asks.
+    ``step`` lets ``BudgetSpent`` pass when the task has no evaluation left.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as Gymnasium declares it)
+
+    def __init__(self, task: SearchTask) -> None:
+        self.task = task
+        self.observation_space = observation_space()
+        self.action_space = action_space()
+        self._course = Course(task)
+        self._walk: Walk | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start a walk; return its first observation and an empty info."""
+        super().reset(seed=seed)
+        self._walk = Walk(self._course)
+        return self._walk.observation(), {}
+
+    def step(self, action: Array) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Decide one site; score the plan when it was the last one."""
+        walk = self._walk
+        if walk is None or walk.done:
+            raise gymnasium.error.ResetNeeded("the walk is over; call reset() first")
+        info = step_info(walk, walk.step(float(np.asarray(action).reshape(()))))
+        reward = 0.0
+        if walk.done:
+            (evaluation,) = self.task.evaluate([self.task.plan(walk.widths)])
+            reward = evaluation.reward
+            info["evaluation"] = evaluation
+        return walk.observation(), reward, walk.done, False, info

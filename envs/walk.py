@@ -1,0 +1,217 @@
+"""The arithmetic of one walk over the sites: what is seen, what an action means, the budget wall.
+
+Method: AMC (He et al., ECCV 2018, arXiv:1802.03494), sections 3.1-3.3: state ``s_t``, action ``a_t``
+and the clipping of actions by the remaining budget (its algorithm 1). Deviations, each on purpose:
+
+- The wall holds for every additive cost and *after* rounding: candidates are whole plans, priced by
+  the task's cost model. The published one bounds MACs and is followed by rounding up.
+- "Later layers at their cheapest" is a complete plan that is known to fit (the *floor*), not a
+  formula, so that coupled sites and tables that are not monotone need no special case.
+- An action in [0, 1] spans the site's own legal widths, from the narrowest to all channels; the
+  published one is clipped to [0.2, 1]. It decides the site's *output* channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc.errors import InputError
+from amc.search_task import SearchTask
+from amc.sites import Site
+
+FEATURES: Final = {
+    "t": "position of the site in the walk; index, min-max over the sites",
+    "n": "output channels of the site's first layer; channels, min-max over the sites",
+    "c": "input channels of that layer; channels, min-max over the sites",
+    "h": "height of its feature map; pixels, min-max over the sites",
+    "w": "width of its feature map; pixels, min-max over the sites",
+    "stride": "its stride; pixels, min-max over the sites",
+    "k": "its kernel size; pixels, min-max over the sites",
+    "flops": "MACs of the site's producing layers for one example, dense; min-max over the sites",
+    "reduced": "budgeted cost saved by the decisions so far, the rest dense; fraction of dense",
+    "rest": "budgeted cost that the sites after this one can still save; fraction of dense",
+    "previous": "keep ratio executed at the site before; 1 at the first site",
+}
+"""AMC's eleven state features, in order: what each is, its unit, how it is brought to [0, 1].
+
+The published ``reduced`` and ``rest`` count MACs of layers. Here they are differences of whole
+plans' costs in the budget's own unit, because a latency table has no cost of a layer by itself.
+Columns that are equal for all sites are 0.
+"""
+
+
+class Course:
+    """What all walks of a task share: the features that never change, the floor, the limit.
+
+    ``floor`` is the cheapest complete plan found, ``[L]`` widths; it fits the budget.
+    Raises ``InputError`` where it does not: then no walk could end within the budget.
+    """
+
+    def __init__(self, task: SearchTask) -> None:
+        self.sites: tuple[Site, ...] = task.sites
+        self.costs = task.budget_costs
+        self.within = task.budget.within
+        self.dense = np.asarray(task.dense_widths, dtype=np.int64)
+        self.dense_cost = float(self.costs(self.dense[None])[0])
+        self.floor = cheapest_widths(task)
+        floor_cost = self.costs(self.floor[None])
+        if not self.within(floor_cost)[0]:
+            raise InputError(
+                f"budget.{task.budget.key} {task.budget.fraction:g} is below the smallest reachable "
+                f"{floor_cost[0] / self.dense_cost:.3f}; raise it or lower sites.min_keep_ratio"
+            )
+        self.low = np.asarray([s.widths[0] / s.channels for s in self.sites])
+        self.static = _static_features(self.sites)
+        self.rest = self._rest()
+
+    def _rest(self) -> NDArray[np.float64]:
+        """Return ``[L]``: what the sites after each one can save, as a fraction of dense."""
+        after = np.triu(np.ones((len(self.sites),) * 2, dtype=bool), k=1)
+        costs = self.costs(np.where(after, self.floor, self.dense))
+        return np.clip((self.dense_cost - costs) / self.dense_cost, 0.0, 1.0)
+
+    def requested(self, t: int, action: float) -> float:
+        """Return the number of channels, not rounded, that ``action`` in [0, 1] asks for at ``t``."""
+        keep_ratio = self.low[t] + float(np.clip(action, 0.0, 1.0)) * (1.0 - self.low[t])
+        return float(keep_ratio * self.sites[t].channels)
+
+    def action(self, t: int, width: int) -> float:
+        """Return the action in [0, 1] that means exactly ``width``; 1 where there is no choice."""
+        if self.low[t] >= 1.0:
+            return 1.0
+        keep_ratio = width / self.sites[t].channels
+        return float((keep_ratio - self.low[t]) / (1.0 - self.low[t]))
+
+    def check_script(self, widths: Sequence[int]) -> None:
+        """Raise ``ValueError`` unless ``widths`` is a legal plan within the budget."""
+        for site, width in zip(self.sites, widths, strict=True):
+            if width not in site.widths:
+                raise ValueError(f"{width} is not a legal width of site {site.name!r}")
+        if not self.within(self.costs(np.asarray([widths], dtype=np.int64)))[0]:
+            raise ValueError("the widths to follow do not fit the budget")
+
+
+class Walk:
+    """One walk: a width a site, in order, that ends within the budget whatever the actions.
+
+    ``script`` is a complete plan to follow instead of the actions (a demonstration).
+
+    Why the finished plan fits: before every step, the widths decided so far and the floor at all
+    other sites fit together. That holds at first, because the floor fits. A step only picks among
+    widths with which it holds again, and there is one: the floor's own width, or a cheaper one.
+    After the last step no site is left at the floor, and the plan that fits is the plan.
+    """
+
+    def __init__(self, course: Course, script: Sequence[int] | None = None) -> None:
+        if script is not None:
+            course.check_script(script)
+        self._course = course
+        self._script = script
+        self._widths = course.floor.copy()
+        self._reduced = 0.0
+        self.position = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every site is decided."""
+        return self.position == len(self._course.sites)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths executed so far, one a decided site."""
+        return tuple(int(w) for w in self._widths[: self.position])
+
+    def observation(self) -> NDArray[np.float32]:
+        """Return the state, ``[11]`` in [0, 1], in the order of ``FEATURES``.
+
+        After the last step it is the last site's row with nothing left to save.
+        """
+        t = min(self.position, len(self._course.sites) - 1)
+        last = self.position - 1
+        previous = self._widths[last] / self._course.dense[last] if self.position else 1.0
+        rest = 0.0 if self.done else self._course.rest[t]
+        tail = np.clip([self._reduced, rest, previous], 0.0, 1.0)
+        return np.concatenate([self._course.static[t], tail]).astype(np.float32)
+
+    def wall(self) -> int:
+        """Return the largest legal width of the site at hand that still fits."""
+        return int(self._fitting()[-1])
+
+    def step(self, action: float) -> float:
+        """Execute ``action`` in [0, 1] at the site at hand; return the executed action.
+
+        The request is brought under the wall, then to the nearest width on the envelope (the
+        narrower of two as near). The executed action is the one that means exactly that width.
+        """
+        t = self.position
+        if self._script is not None:
+            width = int(self._script[t])
+        else:
+            widths = self._fitting()
+            wish = min(self._course.requested(t, action), float(widths[-1]))
+            width = int(widths[np.argmin(np.abs(widths - wish))])
+        self._widths[t] = width
+        self.position += 1
+        self._reduced = self._saved()
+        return self._course.action(t, width)
+
+    def _fitting(self) -> NDArray[np.int64]:
+        """Return the widths on the envelope that fit, ascending.
+
+        The envelope leaves out every width that is no cheaper than a wider one, so that costs rise
+        with width and "fits" is a prefix. The cheapest width is always on it.
+        """
+        t = self.position
+        widths = np.asarray(self._course.sites[t].widths, dtype=np.int64)
+        candidates = np.repeat(self._widths[None], len(widths), axis=0)
+        candidates[:, t] = widths
+        costs = self._course.costs(candidates)
+        wider = np.minimum.accumulate(costs[::-1])[::-1]
+        fits = self._course.within(costs)
+        fits[:-1] &= costs[:-1] < wider[1:]
+        return widths[fits]
+
+    def _saved(self) -> float:
+        """Return the fraction of the dense cost saved by the decisions so far, the rest dense."""
+        widths = self._course.dense.copy()
+        widths[: self.position] = self._widths[: self.position]
+        cost = float(self._course.costs(widths[None])[0])
+        return (self._course.dense_cost - cost) / self._course.dense_cost
+
+
+def cheapest_widths(task: SearchTask) -> NDArray[np.int64]:
+    """Return a complete plan ``[L]`` that no change of a single site makes cheaper.
+
+    It starts from the smallest widths, so it never costs more than they do. In a table that is not
+    monotone, a wider site can be the cheaper one.
+    """
+    widths = np.asarray(task.smallest_widths, dtype=np.int64)
+    best = float(task.budget_costs(widths[None])[0])
+    improved = True
+    while improved:
+        improved = False
+        for t, site in enumerate(task.sites):
+            candidates = np.repeat(widths[None], len(site.widths), axis=0)
+            candidates[:, t] = site.widths
+            costs = task.budget_costs(candidates)
+            index = int(np.argmin(costs))
+            if costs[index] < best * (1 - 1e-9):
+                widths, best, improved = candidates[index], float(costs[index]), True
+    return widths
+
+
+def _static_features(sites: Sequence[Site]) -> NDArray[np.float64]:
+    """Return ``[L, 8]``: the features that no decision changes, min-max over the sites."""
+    raw = np.asarray(
+        [
+            (t, s.channels, s.c_in, s.height, s.width, s.stride, s.kernel_size, s.macs)
+            for t, s in enumerate(sites)
+        ],
+        dtype=np.float64,
+    )
+    low, high = raw.min(axis=0), raw.max(axis=0)
+    return (raw - low) / np.where(high > low, high - low, 1.0)

@@ -1,0 +1,215 @@
+"""Channels: how many of each coupled group stay. Gives genuinely narrower dense networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc.compress import compress, masks
+from amc.coupling import ChannelGroup, Member, trace_coupling
+from amc.criteria import CRITERIA
+from amc.errors import InputError
+from amc.plan import Choice, Plan
+from amc.registry import lookup, nearest
+from amc.sites import Site
+
+
+@dataclass(frozen=True)
+class ChannelSpace:
+    """The sites of one network, and the way from widths to a plan.
+
+    ``groups[i]`` is what ``sites[i]`` decides on; ``excluded`` says of every other layer why its
+    output channels are left alone.
+    """
+
+    sites: tuple[Site, ...]
+    groups: tuple[ChannelGroup, ...]
+    excluded: Mapping[str, str]
+    criterion: str
+    dense_weights: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(
+        network: nn.Module,
+        example_inputs: tuple[Tensor, ...],
+        exclude: Sequence[str] = (),
+        min_keep_ratio: float = 0.2,
+        round_to: int = 4,
+        criterion: str = "magnitude_l1",
+    ) -> ChannelSpace:
+        """Return the space of ``network``.
+
+        A site keeps at least ``min_keep_ratio`` of its channels and a multiple of ``round_to`` of
+        them, or all. A layer is left alone when it is named in ``exclude``, when its channels are
+        the network's inputs or outputs, or when a narrower network would not run. Raises
+        ``InputError`` for a name in ``exclude`` that is no layer, and where no site is left.
+        """
+        groups, excluded = trace_coupling(network, example_inputs)
+        _check_names(network, exclude)
+        usable = []
+        for group in groups:
+            chosen = [e for e in exclude if any(_within(layer, e) for layer in producers(group))]
+            reason = "excluded by sites.exclude" if chosen else ""
+            reason = reason or _why_not(network, example_inputs, groups, group)
+            if reason:
+                excluded[group.name] = reason
+            else:
+                usable.append(group)
+        if not usable:
+            why = "; ".join(f"{layer}: {reason}" for layer, reason in excluded.items())
+            raise InputError(f"the network has no layer that can be compressed ({why})")
+        return ChannelSpace(
+            tuple(_site(group, min_keep_ratio, round_to) for group in usable),
+            tuple(usable),
+            excluded,
+            criterion,
+            dict(network.state_dict()),
+        )
+
+    def plan(
+        self,
+        widths: Sequence[int],
+        weights: Mapping[str, Tensor] | None = None,
+        within: Plan | None = None,
+    ) -> Plan:
+        """Return the plan that keeps the ``widths[i]`` most important channels of each site.
+
+        Importance is the criterion on ``weights``, by parameter name, of the network compressed to
+        ``within``; by default on the dense network's own. Channels that ``within`` removed stay
+        removed. Among equals the lower index stays.
+        """
+        scores = self.importance(weights, within)
+        choices = {}
+        for site, group, width in zip(self.sites, self.groups, widths, strict=True):
+            if width not in site.widths:
+                raise InputError(
+                    f"width {width} at site {site.name!r} is not legal; choose one of {site.widths}"
+                )
+            kept = select(group, scores[site.name], width)
+            choices[site.name] = Choice(width / site.channels, kept)
+        return Plan(choices)
+
+    def importance(
+        self, weights: Mapping[str, Tensor] | None = None, within: Plan | None = None
+    ) -> dict[str, Tensor]:
+        """Return the score of every channel of every site, float64; -inf where it is gone."""
+        weights = self.dense_weights if weights is None else weights
+        kept = {} if within is None else {s: c.kept for s, c in within.choices.items()}
+        present = masks(self.groups, kept)
+        criterion = lookup(CRITERIA, self.criterion, "sites.criterion")
+        scores: dict[str, Tensor] = {}
+        for group in self.groups:
+            parts = [
+                _by_channel(weights[f"{member.layer}.weight"], member, group.channels, present)
+                for member in group.members
+                if f"{member.layer}.weight" in weights
+                and weights[f"{member.layer}.weight"].dim() > 1
+            ]
+            score = criterion(parts)
+            if group.name in kept:
+                gone = torch.ones(group.channels, dtype=torch.bool)
+                gone[list(kept[group.name])] = False
+                score[gone] = -torch.inf
+            scores[group.name] = score
+        return scores
+
+
+def select(group: ChannelGroup, scores: Tensor, width: int) -> tuple[int, ...]:
+    """Return the ``width`` best channels, ascending, leaving every coupled layer at least one."""
+    ranked = torch.argsort(scores, descending=True, stable=True).tolist()
+    kept = ranked[:width]
+    for member in group.members:
+        own = set(member.channel.tolist())
+        if own.isdisjoint(kept):
+            best = next(c for c in ranked if c in own)
+            others = [m for m in group.members if set(m.channel.tolist()) & set(kept)]
+            for candidate in reversed(kept):
+                rest = set(kept) - {candidate}
+                if all(set(m.channel.tolist()) & rest for m in others):
+                    kept = [*(c for c in kept if c != candidate), best]
+                    break
+    return tuple(sorted(kept))
+
+
+def producers(group: ChannelGroup) -> list[str]:
+    """Return the layers whose output channels the group is."""
+    return [member.layer for member in group.members if member.dim == "out"]
+
+
+def _site(group: ChannelGroup, min_keep_ratio: float, round_to: int) -> Site:
+    fewest = max(1, int(np.ceil(group.channels * min_keep_ratio - 1e-9)))
+    widths = {w for w in range(fewest, group.channels) if w % round_to == 0} | {group.channels}
+    shape = group.shape
+    return Site(
+        name=group.name,
+        kind=shape.kind,
+        channels=group.channels,
+        c_in=shape.c_in,
+        kernel_size=shape.kernel_size,
+        stride=shape.stride,
+        height=shape.height,
+        width=shape.width,
+        macs=group.macs,
+        widths=tuple(sorted(widths)),
+        layers=group.layers,
+    )
+
+
+def _why_not(
+    network: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    groups: Sequence[ChannelGroup],
+    group: ChannelGroup,
+) -> str:
+    """Return why the group cannot be narrowed, found by trying it, or an empty string."""
+    if group.channels < 2:
+        return "it has a single channel"
+    try:
+        with torch.inference_mode():
+            dense = network(*example_inputs)
+            kept = select(group, torch.arange(group.channels, 0, -1), group.channels - 1)
+            narrow = compress(network, groups, {group.name: kept})(*example_inputs)
+    except Exception as error:
+        return f"a narrower network does not run: {str(error).splitlines()[0]}"
+    if not isinstance(dense, Tensor) or dense.shape != narrow.shape:
+        return "its channels are outputs of the network"
+    return ""
+
+
+def _by_channel(
+    weight: Tensor, member: Member, channels: int, present: Mapping[Any, Any]
+) -> Tensor:
+    """Return the weights ordered by channel, ``[channels, n]``; zeros where there are none."""
+    rows = weight.detach() if member.dim == "out" else weight.detach().transpose(0, 1)
+    rows = rows.flatten(1).double()
+    mask = present[member.layer, member.dim]
+    position = np.cumsum(mask) - 1  # where a dense index is found in the compressed weight
+    stays = mask[member.index]
+    index, channel = position[member.index[stays]], member.channel[stays]
+    order = np.argsort(channel, kind="stable")
+    index, channel = index[order], channel[order]
+    starts = np.searchsorted(channel, channel)
+    occurrence = np.arange(len(channel)) - starts
+    depth = int(occurrence.max()) + 1 if len(channel) else 1
+    result = torch.zeros(channels, depth, rows.shape[1], dtype=torch.float64)
+    result[torch.from_numpy(channel), torch.from_numpy(occurrence)] = rows[torch.from_numpy(index)]
+    return result.flatten(1)
+
+
+def _within(layer: str, name: str) -> bool:
+    return layer == name or layer.startswith(f"{name}.")
+
+
+def _check_names(network: nn.Module, exclude: Sequence[str]) -> None:
+    known = [name for name, _ in network.named_modules() if name]
+    for name in exclude:
+        if name not in known:
+            raise InputError(
+                f"sites.exclude names {name!r}, which is no layer of the network"
+                f"{nearest(name, known)}; amc inspect lists them"
+            )

@@ -20,6 +20,7 @@ class Agent(Protocol):
 
     def check(self, task: SearchTask) -> None:
         """Raise ``InputError`` where the method cannot work with this task; evaluates nothing."""
+        return
 
     def search(self, task: SearchTask) -> None:
         """Call ``task.evaluate`` until done, or until it raises ``BudgetSpent``."""

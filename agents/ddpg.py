@@ -38,6 +38,7 @@ from agents.base import Agent, require_flag, require_number
 from agents.uniform import uniform_widths
 from amc.search_task import SearchTask
 from envs.vector import PruningVecEnv
+from envs.walk import Course
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class AMCDDPG(DDPG):
         actions = np.random.random((n_envs, 1))
         if any(sigma is not None for sigma in sigmas):
             assert self._last_obs is not None, "set by learn()"
-            means, _ = self.predict(self._last_obs, deterministic=True)  # type: ignore[arg-type]
+            means, _ = self.predict(self._last_obs, deterministic=True)
             for i, sigma in enumerate(sigmas):
                 if sigma is not None:
                     actions[i] = truncated_normal(means[i], sigma, actions[i])
@@ -183,20 +184,44 @@ class DDPGAgent(Agent):
         warmup_episodes: int | None = None,
         sigma0: float = 0.5,
         sigma_decay: float | None = None,
-        sigma_final: float = 0.02,
+        sigma_final: float = 0.05,
         baseline_rate: float = 0.5,
-        updates: float = 1.0,
         store_executed: bool = True,
         demonstrate_uniform: bool = True,
     ) -> None:
+        whole = {
+            "hidden": (hidden, 1),
+            "batch_size": (batch_size, 1),
+            "buffer_episodes": (buffer_episodes, 1),
+            "warmup_episodes": (warmup_episodes, 0),
+        }
+        for option, (number, least) in whole.items():
+            if number is not None:
+                require_number(f"agents.ddpg.{option}", number, least, 1e6, whole=True)
+        fractions = {
+            "actor_lr": (actor_lr, 0.0),
+            "critic_lr": (critic_lr, 0.0),
+            "gamma": (gamma, 0.0),
+            "tau": (tau, 0.0),
+            "baseline_rate": (baseline_rate, 0.0),
+            "sigma0": (sigma0, 1e-3),
+            "sigma_decay": (sigma_decay, 1e-3),
+            "sigma_final": (sigma_final, 1e-6),
+        }
+        for option, (fraction, lowest) in fractions.items():
+            if fraction is not None:
+                require_number(f"agents.ddpg.{option}", fraction, lowest, 1.0)
+        require_flag("agents.ddpg.store_executed", store_executed)
+        require_flag("agents.ddpg.demonstrate_uniform", demonstrate_uniform)
         self.hidden, self.actor_lr, self.critic_lr = hidden, actor_lr, critic_lr
         self.gamma, self.tau, self.batch_size = gamma, tau, batch_size
         self.buffer_episodes, self.warmup_episodes = buffer_episodes, warmup_episodes
         self.sigma0, self.sigma_decay, self.sigma_final = sigma0, sigma_decay, sigma_final
-        self.baseline_rate, self.updates = baseline_rate, updates
+        self.baseline_rate = baseline_rate
         self.store_executed, self.demonstrate_uniform = store_executed, demonstrate_uniform
 
     def schedule(self, horizon: int) -> Schedule:
+        """Return the exploration of a search laid out for ``horizon`` episodes."""
         warmup = self.warmup_episodes
         if warmup is None:
             warmup = min(100, -(-horizon // 4))
@@ -205,16 +230,21 @@ class DDPGAgent(Agent):
             decay = min(0.95, (self.sigma_final / self.sigma0) ** (1 / max(1, horizon - warmup)))
         return Schedule(warmup, self.sigma0, decay)
 
+    def check(self, task: SearchTask) -> None:
+        """Raise ``InputError`` where no walk can end within the budget."""
+        Course(task)
+
     def search(self, task: SearchTask) -> None:
         """Learn until the evaluations are spent."""
         with one_thread():
             env = PruningVecEnv(task)
             if self.demonstrate_uniform:
                 env.demonstrate([uniform_widths(task)])
-            model = self._model(task, env)
+            model = self.model(task, env)
             model.learn(2**60, callback=_StopWhenSpent(task), log_interval=None)  # type: ignore[arg-type]
 
-    def _model(self, task: SearchTask, env: PruningVecEnv) -> AMCDDPG:
+    def model(self, task: SearchTask, env: PruningVecEnv) -> AMCDDPG:
+        """Return the learner for one search, not yet trained."""
         length, walks = len(task.sites), task.walks
         schedule = self.schedule(task.horizon)
         return AMCDDPG(
@@ -227,7 +257,7 @@ class DDPGAgent(Agent):
             tau=self.tau,
             gamma=self.gamma,
             train_freq=(length, "step"),
-            gradient_steps=max(1, round(self.updates * length * walks)),
+            gradient_steps=-1,  # as many as steps taken: L for each of the finished episodes
             replay_buffer_class=EpisodeReplayBuffer,
             replay_buffer_kwargs={
                 "length": length,

@@ -12,9 +12,9 @@ from envs.walk import cheapest_widths
 def fill_budget(task: SearchTask, shape: NDArray[np.float64]) -> tuple[int, ...]:
     """Return the widest plan of the given shape that fits the budget, ``[L]`` widths.
 
-    ``shape`` holds a positive keep ratio a site, ``[L]``; all are scaled by one number and cut at 1,
+    ``shape`` holds a positive keep ratio a site, ``[L]``; all are scaled by one number, cut at 1,
     and each site takes the legal width nearest to what it is given. Of all the plans that this
-    reaches, the one of the largest scale that fits is returned; where none does, the cheapest plan.
+    reaches, that of the largest scale that fits is returned; where none does, the cheapest plan.
     """
     channels = np.asarray(task.dense_widths, dtype=np.float64)
     full = shape * channels

@@ -11,6 +11,9 @@ from torch import Tensor
 from amc.errors import InputError
 
 
+IMAGE_DIMS = 4
+
+
 @dataclass(frozen=True)
 class Data:
     """Inputs, a tensor ``[N, ...]`` or a tuple of them (one a network input), and labels ``[N]``.
@@ -44,6 +47,18 @@ class Data:
     def with_labels(self, labels: Tensor | None) -> Data:
         """Return the same inputs with other labels."""
         return Data(self.inputs, labels)
+
+    def channels_last(self) -> Data:
+        """Return the same data with images ``[N, C, H, W]`` laid out channels last in memory.
+
+        Networks run faster so (experiments/LOG.md), and every place that scores must use the same
+        layout, because rounding depends on it.
+        """
+        inputs = tuple(
+            t.contiguous(memory_format=torch.channels_last) if t.dim() == IMAGE_DIMS else t
+            for t in self.inputs
+        )
+        return Data(inputs, self.labels)
 
     def digest_arrays(self) -> list[Tensor]:
         """Return every tensor of the split, in a fixed order, for a content digest."""

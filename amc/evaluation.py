@@ -57,6 +57,7 @@ class Evaluation:
     cost: Cost
     reward: float
     feasible: bool = True
+    reason: str = ""  # why it is not feasible
     weights_sha256: str | None = None
     cached: bool = False
     observed: dict[str, Any] = field(default_factory=dict)

@@ -26,10 +26,14 @@ Answer = TypeVar("Answer")
 
 
 class RayWorkers:
-    """A pool of actors. ``RAY_ADDRESS`` joins a cluster; otherwise a private one is started."""
+    """A pool of actors. ``RAY_ADDRESS`` joins a cluster; otherwise a private one is started.
 
-    def __init__(self, job: Job, count: int) -> None:
-        self._own = _connect(count)
+    A second pool of one process shares the first one's Ray, which ends with the first.
+    """
+
+    def __init__(self, job: Job, count: int, cores: int | None = None) -> None:
+        """Start ``count`` actors, in a private Ray of ``cores`` (by default as many)."""
+        self._own = _connect(cores or count)
         skeleton, arrays = _dismantle(job)
         # The driver keeps these references alive, or an actor could not be rebuilt.
         self._parts = ray.put(skeleton), ray.put(arrays)

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 
-from amc.data import Data
+from amc.config import load_yaml
+from amc.errors import InputError
+from amc.invalid import explain
+from amc.reporting import Handle, Reporter
+from amc.task import accuracy
 from amc.training import Schedule, fit
+from amc.worker import score
 from amc.zoo.data import load
 from amc.zoo.networks import ARCHITECTURES
 
@@ -31,6 +36,26 @@ class Recipe(BaseModel):
     weight_decay: float = Field(5e-4, ge=0)
     seed: int = 0
     threads: int = Field(1, ge=1)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the checked recipe of a YAML file; ``InputError`` names each refused field."""
+    try:
+        return Recipe(**load_yaml(path, "recipe"))
+    except ValidationError as error:
+        raise InputError(explain(error, Recipe)) from error
+
+
+def train_with_bar(recipe: Recipe, out: Path | None, reporter: Reporter) -> dict[str, object]:
+    """Train and show how far it is; ``out`` is ``NETWORK.safetensors`` where it is not given."""
+    bars: list[Handle] = []
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        if not bars:
+            bars.append(reporter.task(f"training {recipe.network}", steps))
+        bars[0].advance(1, f"loss {loss:.3f}")
+
+    return train(recipe, out or Path(f"{recipe.network}.safetensors"), on_step)
 
 
 def train(
@@ -66,17 +91,9 @@ def train(
         "network": recipe.network,
         "out": str(out),
         "train_images": len(splits.train),
-        "search_accuracy": accuracy(network, splits.search),
-        "test_accuracy": accuracy(network, splits.test),
+        "search_accuracy": score(network, splits.search, accuracy),
+        "test_accuracy": score(network, splits.test, accuracy),
         "test_images": len(splits.test),
         "train_s": round(train_s, 1),
     }
 
-
-@torch.inference_mode()
-def accuracy(network: torch.nn.Module, data: Data) -> float:
-    """Return the fraction of examples whose largest output is their label."""
-    right = sum(
-        int((network(*batch.inputs).argmax(-1) == batch.labels).sum()) for batch in data.batches(500)
-    )
-    return right / len(data)

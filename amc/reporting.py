@@ -127,12 +127,12 @@ class _Bar:
     ) -> None:
         self._owner, self._progress, self._total = owner, progress, total
         self._id = progress.add_task(description, total=total, note="")
-        self._done, self._ended = 0, False
+        self._done, self._ended, self._note = 0, False, ""
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self._done += n
-        fields = {"note": note} if note else {}
-        self._progress.update(self._id, advance=n, **fields)
+        self._note = note or self._note
+        self._progress.update(self._id, advance=n, note=self._note)
         if self._total is not None and self._done >= self._total:
             self._end()
 
@@ -160,6 +160,8 @@ class _Lines(_Quiet):
     def __init__(self, console: Console, description: str, total: int | None) -> None:
         self._console, self._description, self._total = console, description, total
         self._done, self._said = 0, 0
+        if total is None:
+            self._say(f"{description} ...")
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self._done += n
@@ -168,8 +170,11 @@ class _Lines(_Quiet):
         part = LINES_WITHOUT_TERMINAL * self._done // max(1, self._total)
         if part > self._said:
             self._said = part
-            text = f"{self._description}: {self._done}/{self._total}" + (f", {note}" if note else "")
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            text = f"{self._description}: {self._done}/{self._total}"
+            self._say(f"{text}, {note}" if note else text)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _new_progress(console: Console) -> Progress:

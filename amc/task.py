@@ -99,6 +99,7 @@ def _factory(name: str) -> Callable[[], Task]:
 
 def _ready(name: str, task: Task) -> LoadedTask:
     network = task.network.eval()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for parameter, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
@@ -134,6 +135,8 @@ def accuracy(outputs: Tensor, labels: Tensor) -> float:
 
 
 def _labelled(network: nn.Module, data: Data) -> Data:
+    """Return the split as it is scored: channels last, with labels."""
+    data = data.channels_last()
     if data.labels is not None:
         return data
     with torch.inference_mode():

@@ -90,8 +90,9 @@ class Worker:
         self.job = replace(
             job,
             network=job.network.eval(),
-            calibration=_channels_last(job.calibration),
-            search=_channels_last(job.search),
+            calibration=job.calibration.channels_last(),
+            train=job.train.channels_last(),
+            search=job.search.channels_last(),
         )
 
     def run(self, work: Work) -> Outcome:
@@ -129,6 +130,7 @@ class Worker:
         ``own`` are the weights that its score depended on, recovery included, or ``None``.
         """
         network = self.build(plan, None)
+        test = None if test is None else test.channels_last()
         if own is not None:
             network.load_state_dict(state_tensors(own))
             network.eval()
@@ -170,10 +172,3 @@ def state_tensors(state: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]
     """Return ``state`` as tensors of their own memory."""
     return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
 
-
-def _channels_last(data: Data) -> Data:
-    """Return ``data`` with images laid out channels last, which is faster (experiments/LOG.md)."""
-    inputs = tuple(
-        t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in data.inputs
-    )
-    return Data(inputs, data.labels)

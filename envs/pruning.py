@@ -15,12 +15,12 @@ from envs.walk import FEATURES, Course, Walk
 Array = NDArray[np.float32]
 
 
-def observation_space() -> spaces.Box:
+def observation_space() -> spaces.Box[np.float32]:
     """Return the space of AMC's eleven features, each in [0, 1]."""
     return spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
 
 
-def action_space() -> spaces.Box:
+def action_space() -> spaces.Box[np.float32]:
     """Return the space of the one action: from a site's narrowest legal width (0) to all (1)."""
     return spaces.Box(0.0, 1.0, (1,), np.float32)
 
@@ -59,7 +59,7 @@ class PruningEnv(gymnasium.Env[Array, Array]):
     def step(self, action: Array) -> tuple[Array, SupportsFloat, bool, bool, dict[str, Any]]:
         """Decide one site; score the plan when it was the last one."""
         walk = self._walk
-        if walk is None or walk.done:
+        if walk is None:
             raise gymnasium.error.ResetNeeded("the walk is over; call reset() first")
         info = step_info(walk, walk.step(float(np.asarray(action).reshape(()))))
         reward = 0.0
@@ -67,4 +67,5 @@ class PruningEnv(gymnasium.Env[Array, Array]):
             (evaluation,) = self.task.evaluate([self.task.plan(walk.widths)])
             reward = evaluation.reward
             info["evaluation"] = evaluation
+            self._walk = None
         return walk.observation(), reward, walk.done, False, info

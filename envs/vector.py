@@ -110,7 +110,9 @@ class PruningVecEnv(VecEnv):
         return [getattr(walk, method_name)(*method_args, **kwargs) for walk in chosen]
 
     def env_is_wrapped(
-        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+        self,
+        wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]],
+        indices: VecEnvIndices = None,
     ) -> list[bool]:
         """Return ``False`` for each walk: they are bare arithmetic."""
         return [False for _ in self._get_indices(indices)]

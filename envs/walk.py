@@ -1,7 +1,7 @@
 """The arithmetic of one walk over the sites: what is seen, what an action means, the budget wall.
 
-Method: AMC (He et al., ECCV 2018, arXiv:1802.03494), sections 3.1-3.3: state ``s_t``, action ``a_t``
-and the clipping of actions by the remaining budget (its algorithm 1). Deviations, each on purpose:
+Method: AMC (He et al., ECCV 2018, arXiv:1802.03494), sections 3.1-3.3: state ``s_t`` (equation 1),
+action ``a_t``, and actions limited by the budget (algorithm 1). Deviations, each on purpose:
 
 - The wall holds for every additive cost and *after* rounding: candidates are whole plans, priced by
   the task's cost model. The published one bounds MACs and is followed by rounding up.
@@ -61,8 +61,9 @@ class Course:
         floor_cost = self.costs(self.floor[None])
         if not self.within(floor_cost)[0]:
             raise InputError(
-                f"budget.{task.budget.key} {task.budget.fraction:g} is below the smallest reachable "
-                f"{floor_cost[0] / self.dense_cost:.3f}; raise it or lower sites.min_keep_ratio"
+                f"budget.{task.budget.key} {task.budget.fraction:g} is below the smallest "
+                f"reachable {np.ceil(floor_cost[0] / self.dense_cost * 1000) / 1000:g}; raise it "
+                "or lower sites.min_keep_ratio"
             )
         self.low = np.asarray([s.widths[0] / s.channels for s in self.sites])
         self.static = _static_features(self.sites)
@@ -75,7 +76,7 @@ class Course:
         return np.clip((self.dense_cost - costs) / self.dense_cost, 0.0, 1.0)
 
     def requested(self, t: int, action: float) -> float:
-        """Return the number of channels, not rounded, that ``action`` in [0, 1] asks for at ``t``."""
+        """Return the channels, not rounded, that ``action`` in [0, 1] asks for at site ``t``."""
         keep_ratio = self.low[t] + float(np.clip(action, 0.0, 1.0)) * (1.0 - self.low[t])
         return float(keep_ratio * self.sites[t].channels)
 
@@ -214,4 +215,4 @@ def _static_features(sites: Sequence[Site]) -> NDArray[np.float64]:
         dtype=np.float64,
     )
     low, high = raw.min(axis=0), raw.max(axis=0)
-    return (raw - low) / np.where(high > low, high - low, 1.0)
+    return np.asarray((raw - low) / np.where(high > low, high - low, 1.0))

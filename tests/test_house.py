@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def stranger(folder: Path) -> Path:
-    """Write a package ``agents`` that leaves a trace when it is executed; return the trace's path."""
+    """Write a package ``agents`` that leaves a trace when executed; return the path of that."""
     trace = folder / "executed"
     package = folder / "agents"
     package.mkdir()

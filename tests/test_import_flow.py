@@ -1,4 +1,4 @@
-"""Imports flow one way: ``amc <- search_spaces <- envs <- agents``; ``amc/app.py`` composes them."""
+"""Imports flow one way: ``amc <- search_spaces <- envs <- agents``; ``amc/app.py`` composes."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def toy_scores(sites: Sequence[Site], widths: NDArray[np.int64]) -> NDArray[np.f
     return np.asarray(1.0 - lost.sum(axis=1) - narrow)
 
 
-def toy_task(  # noqa: PLR0913
+def toy_task(
     *,
     sites: int = 6,
     key: str = "macs",

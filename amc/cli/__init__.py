@@ -1,13 +1,13 @@
-"""The command ``amc``: one thin file a command, each calling the function of its name in ``amc.app``.
+"""The command ``amc``: one thin file a command, each calling its namesake in ``amc.app``.
 
 Exit codes: 0 done, 2 bad input, 1 anything else, 130 interrupted.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import typer
@@ -47,8 +47,8 @@ def main() -> None:
     """Run the command line given in ``sys.argv``, and leave with its exit code."""
     # A task may be named as package.module:factory, importable from the working folder. It comes
     # last, so that nothing there hides an installed package.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         check_layout()

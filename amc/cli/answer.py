@@ -38,7 +38,7 @@ def answer(work: Work, show: Callable[[Any], None], as_json: bool, hint: str = "
             finally:
                 reporter.close()
         if as_json:
-            print(json.dumps(result, indent=2, allow_nan=False))
+            print(json.dumps(result, indent=2, allow_nan=False), flush=True)
         else:
             show(result)
     except KeyboardInterrupt:

@@ -16,9 +16,18 @@ def apply(
     plan: Annotated[Path, typer.Argument(help="A plan, as JSON.")],
     out: Annotated[Path, typer.Option(help="The network: .safetensors or .onnx.")],
     from_original: Annotated[
-        bool, typer.Option(help="Take the original network's weights, not those the plan names.")
+        bool,
+        typer.Option(
+            "--from-original", help="Take the original network's weights, not those the plan names."
+        ),
     ] = False,
     task: Annotated[str | None, typer.Option(help="The network, if not the one named.")] = None,
+    finetuned: Annotated[
+        bool, typer.Option("--finetuned", help="Take the weights after the short fine-tuning.")
+    ] = False,
+    data_folder: Annotated[
+        str | None, typer.Option(help="Where the full data set lies, if the plan needs it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the compressed network that a plan describes."""
@@ -26,6 +35,6 @@ def apply(
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.apply(plan, out, from_original, task)
+        return app.apply(plan, out, from_original, task, finetuned, data_folder)
 
     answer(work, show_facts, as_json)

@@ -15,6 +15,9 @@ from amc.reporting import Reporter
 def evaluate(
     plan: Annotated[Path, typer.Argument(help="A plan, as JSON.")],
     task: Annotated[str | None, typer.Option(help="The network, if not the one named.")] = None,
+    data_folder: Annotated[
+        str | None, typer.Option(help="Where the full data set lies, if the plan needs it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compress as a plan says, and take the accuracy that it records once more."""
@@ -22,6 +25,6 @@ def evaluate(
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.evaluate_plan(plan, task)
+        return app.evaluate_plan(plan, task, data_folder)
 
     answer(work, show_facts, as_json)

@@ -23,6 +23,6 @@ def inspect(
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.inspect(app.load_config(source))
+        return app.inspect(app.load_config(source), reporter)
 
     answer(work, show_inspection, as_json)

@@ -33,7 +33,9 @@ def search(
     run_dir: Annotated[
         Path | None, typer.Option(help="The folder for everything the search leaves.")
     ] = None,
-    explain: Annotated[bool, typer.Option(help="Print the state and reward of each step.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print every step's state and reward.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for the best plan under a budget, with every agent of the configuration."""

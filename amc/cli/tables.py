@@ -28,7 +28,13 @@ def show_results(result: Mapping[str, Any]) -> None:
     out.print(results_table(rows))
     images = sorted({row["test_images"] for row in rows if row.get("test_images")})
     if images:
-        out.print(f"Test accuracy on {', '.join(f'{n:,}' for n in images)} images.", style="dim")
+        counts = ", ".join(f"{n:,}" for n in images)
+        steps = max(row.get("finetune_steps", 0) for row in rows)
+        tuned = f"; tuned: after {steps} steps of fine-tuning, the same for all" if steps else ""
+        out.print(f"{counts} test images{tuned}.", style="dim")
+        out.print("pred., meas.: predicted and measured latency of one batch.", style="dim")
+    if any(row.get("noisy") for row in rows):
+        out.print("~ noisy: the spread of this measurement is too wide to rely on.", style="dim")
     plans = [row for row in rows if row.get("plan")]
     if plans:
         out.print("\nPlans")
@@ -44,36 +50,36 @@ def show_results(result: Mapping[str, Any]) -> None:
 
 def results_table(rows: Sequence[Row]) -> Table:
     """Return the table of a search's or a comparison's rows (objects of ``summary.json``)."""
-    table = _table("agent", "recovery")
+    several = len({row.get("run_dir") for row in rows}) > 1
+    table = _table(*(["run"] if several else []), "agent", "recovery")
     for name in (
-        *("seed", "eval.", "search\nacc. %", "test acc. %\nbefore > tuned", "MACs\n(of dense)"),
-        *("params\n(of dense)", "predicted\nms", "measured\nms", "speed-\nup"),
+        *("seed", "eval", "search\nacc. %", "test\nacc. %", "tuned\nacc. %", "MACs", "params"),
+        *("pred.\nms", "meas.\nms", "speed\nup"),
     ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*([_last(row["run_dir"])] if several else []), *_cells(row))
     dense = {str(row["dense"]): row["dense"] for row in rows if row.get("dense")}
     if dense:
         table.add_section()
     for reference in dense.values():
-        table.add_row(*_dense_cells(reference), style="dim")
+        table.add_row(*([""] if several else []), *_dense_cells(reference), style="dim")
     return table
 
 
 def _cells(row: Row) -> list[str]:
-    dense = row.get("dense") or {}
-    before, after = percent(row.get("test_accuracy")), percent(row.get("finetuned_test_accuracy"))
     return [
         str(row["agent"]),
         str(row.get("recovery", MISSING)),
         str(row["seed"]),
         str(row["evaluations"]),
         percent(row.get("search_accuracy")),
-        before if after == MISSING else f"{before} > {after}",
-        _of_dense(row.get("macs"), dense.get("macs")),
-        _of_dense(row.get("params"), dense.get("params")),
+        percent(row.get("test_accuracy")),
+        percent(row.get("finetuned_test_accuracy")),
+        count(row.get("macs")),
+        count(row.get("params")),
         milliseconds(row.get("predicted_latency_s")),
-        milliseconds(row.get("measured_latency_s")),
+        milliseconds(row.get("measured_latency_s")) + ("~" if row.get("noisy") else ""),
         speed_up(row),
     ]
 
@@ -83,6 +89,7 @@ def _dense_cells(dense: Row) -> list[str]:
         *("dense", MISSING, MISSING, MISSING),
         percent(dense.get("search_accuracy")),
         percent(dense.get("test_accuracy")),
+        MISSING,
         count(dense.get("macs")),
         count(dense.get("params")),
         milliseconds(dense.get("predicted_latency_s")),
@@ -194,21 +201,20 @@ def count(value: float | None) -> str:
 
 
 def speed_up(row: Row) -> str:
-    """Return measured dense latency over measured latency, such as ``1.93x``; never a predicted one."""
+    """Return measured dense latency over measured latency, such as ``1.93x``."""
     dense, own = (row.get("dense") or {}).get("measured_latency_s"), row.get("measured_latency_s")
     return f"{dense / own:.2f}x" if dense and own else MISSING
 
 
-def _of_dense(value: float | None, dense: float | None) -> str:
-    share = f" ({100 * value / dense:.0f}%)" if value is not None and dense else ""
-    return f"{count(value)}{share}"
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _table(*left_columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in left_columns:
         table.add_column(name, overflow="fold")
     return table

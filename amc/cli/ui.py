@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 from amc.cli.answer import AsJson, answer
 from amc.cli.tables import show_facts
 from amc.reporting import Reporter
+from amc.tracking import store_of
+from amc.ui import Server, serve
 
 
 def ui(
@@ -25,16 +28,15 @@ def ui(
     as_json: AsJson = False,
 ) -> None:
     """Open the runs in MLflow's pages, until Ctrl-C."""
+    with contextlib.ExitStack() as stack:
+        running: list[Server] = []
 
-    def work(reporter: Reporter) -> Any:
-        from amc.tracking import store_of
-        from amc.ui import serve
+        def work(reporter: Reporter) -> Any:
+            uri = store_of(run_dir, db)
+            reporter.message(f"starting MLflow over {uri}; Ctrl-C ends it")
+            running.append(stack.enter_context(serve(uri, port)))
+            return {"url": running[0].url, "store": uri}
 
-        uri = store_of(run_dir, db)
-        reporter.message(f"starting MLflow over {uri} ...")
-        with serve(uri, port) as server:
-            reporter.message(f"MLflow answers at {server.url} (Ctrl-C ends it)")
-            code = server.process.wait()
-        return {"url": server.url, "exit_code": code}
-
-    answer(work, show_facts, as_json)
+        answer(work, show_facts, as_json)
+        with contextlib.suppress(KeyboardInterrupt):
+            raise typer.Exit(1 if running[0].process.wait() else 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -50,13 +52,27 @@ def _built(value: Any, dims: Sequence[int], activations: list[Tensor]) -> Any:
         return value.at(dims)
     if isinstance(value, tuple):
         return [_built(element, dims, activations) for element in value]
+    if isinstance(value, str) and value.startswith("torch."):  # a dtype, layout or memory format
+        return getattr(torch, value.removeprefix("torch."))
     return value
+
+
+@lru_cache(maxsize=1)
+def _pool() -> Tensor:
+    # Its own generator: timing must not move the global one.
+    return torch.rand(1 << 16, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def _noise(count: int) -> Tensor:
+    """Return fresh memory with ``count`` numbers in [-0.5, 0.5); drawing each would take longer."""
+    pool = _pool()
+    return pool.repeat(-(-count // len(pool)))[:count]
 
 
 def _tensor(shape: list[int], operand: Operand) -> Tensor:
     dtype = getattr(torch, operand.dtype)
     if dtype.is_floating_point:
-        tensor = torch.rand(shape, dtype=torch.float32).sub_(0.5).to(dtype)
+        tensor = _noise(prod(shape)).reshape(shape).to(dtype)
     else:
         tensor = torch.zeros(shape, dtype=dtype)
     order = operand.order

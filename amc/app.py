@@ -1,0 +1,426 @@
+"""The Python interface: what the command line does, as functions. The composition root.
+
+Every function returns what its command prints with ``--json``. ``search`` and what goes with it:
+
+    from amc import app
+    config = app.load_config("experiments/quickstart.yaml", ["evaluations=20"])
+    result = app.search(config, Path("runs/mine"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect as python_inspect
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from agents import AGENTS
+from amc import finish, planned
+from amc.config import SearchConfig, parse_config, read_config
+from amc.cost import BUDGET_KEYS, cost_of, make_budget
+from amc.data import Data
+from amc.errors import InputError
+from amc.evaluators import ScoringEvaluator
+from amc.pricing import cost_model, measure_to
+from amc.registry import lookup, nearest
+from amc.reporting import Reporter, SilentReporter
+from amc.run_folder import RunFolder, write_config
+from amc.session import Found, SearchMethod, Session, folder_for, run_search, tracked_params
+from amc.space import SearchSpace
+from amc.task import LoadedTask, load_task
+from amc.tracking import Tracker, open_tracker
+from amc.workers import InProcess, Workers
+from amc.zoo import ZOO
+from search_spaces import SEARCH_SPACES
+
+if TYPE_CHECKING:
+    from envs.pruning import PruningEnv
+
+
+def load_config(
+    source: str,
+    overrides: list[str] | None = None,
+    *,
+    task: str | None = None,
+    agents: list[str] | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+) -> SearchConfig:
+    """Return the configuration of a YAML file, or the default one for a task's name.
+
+    ``overrides`` are ``"a.b=value"``; the other arguments replace the file's. Raises ``InputError``.
+    """
+    if not Path(source).is_file() and (source in ZOO or ":" in source):
+        raw = {"task": source, "budget": {"predicted_latency": 0.5}, "agents": {"ddpg": {}}}
+        config = parse_config({**raw, **({} if workers is None else {"workers": workers})})
+    else:
+        config = read_config(source, overrides, task, agents, seed, workers)
+    for name in config.agents:
+        lookup(AGENTS, name, "agents")
+    return config
+
+
+def search(
+    config: SearchConfig, run_dir: Path | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Search with every agent and seed of ``config``; return run folder, rows and next commands.
+
+    A folder that already holds a run of the same configuration is gone on with.
+    """
+    reporter = reporter or SilentReporter()
+    path = run_dir or folder_for(config)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        folder = RunFolder.open(path)
+        if folder.config.digest != _frozen(config).digest:
+            raise InputError(
+                f"run folder {str(path)!r} holds a run of another configuration; choose another "
+                f"--run-dir, or go on with that one: amc resume {path}"
+            )
+        return _run(folder, reporter)
+    config = _frozen(config)
+    for name in config.agents:
+        make_agent(name, config.agents[name])
+    session, test = _prepare(config, reporter)
+    for name in config.agents:
+        _check_agent(session, name)
+    if path.is_dir():
+        path.rmdir()  # empty; the new folder takes its place by rename
+    folder = RunFolder.create(path, config, session.facts, session.table.as_json())
+    return _run(folder, reporter, session, test)
+
+
+def resume(
+    run_dir: Path, evaluations: int | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Go on with the run in ``run_dir``, up to more ``evaluations`` if given; return as ``search``."""
+    folder = RunFolder.open(run_dir)
+    if evaluations is not None:
+        if evaluations < folder.config.evaluations:
+            raise InputError(
+                f"evaluations {evaluations} is below the run's {folder.config.evaluations}; a run "
+                "can only grow"
+            )
+        folder = replace(
+            folder, config=folder.config.model_copy(update={"evaluations": evaluations})
+        )
+        write_config(folder.path / "config.yaml", folder.config)
+    return _run(folder, reporter or SilentReporter())
+
+
+def _run(
+    folder: RunFolder,
+    reporter: Reporter,
+    session: Session | None = None,
+    test: Data | None = None,
+) -> dict[str, Any]:
+    """Make every search of the run, finish their winners together, and write the summary."""
+    reporter.hint(f"amc resume {folder.path}")
+    if session is None:
+        target = {**folder.config.latency.model_dump(), "target": str(folder.searches[0].target)}
+        session, test = _prepare(
+            folder.config.model_copy(
+                update={"latency": type(folder.config.latency)(**target)}
+            ),
+            reporter,
+        )
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(_workers(session, reporter))
+        trackers: list[Tracker] = []
+        found: list[Found] = []
+        for one in folder.searches:
+            tracker = open_tracker(
+                folder.path,
+                experiment=folder.config.experiment,
+                run_name=f"{folder.path.name}/{one.name}",
+                warn=reporter.message,
+                uri=folder.config.tracking_uri,
+            )
+            trackers.append(stack.enter_context(_tracked(tracker)))
+            tracker.start(
+                tracked_params(session, one), {"agent": one.agent, "task": session.task.name}
+            )
+            method = make_agent(one.agent, folder.config.agents[one.agent])
+            found.append(run_search(session, one, method, workers, reporter, tracker))
+        rows = finish.finish_run(session, found, test, workers, reporter)
+        finish.write_summary(folder.path, rows)
+        for tracker, one_found, row in zip(trackers, found, rows, strict=True):
+            finish.track(tracker, row, one_found.search.folder)
+    return _result(folder, rows)
+
+
+def _prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | None]:
+    """Return what all searches share, and apart from it the test split that none may see."""
+    torch.set_num_threads(1)
+    task = load_task(config.task, config.data, config.data_folder)
+    space = make_space(config, task)
+    model = cost_model(task, space, config.latency, reporter)
+    dense = [site.channels for site in space.sites]
+    ((key, fraction),) = config.budget.items()
+    session = Session(
+        config=config,
+        task=replace(
+            task.without_test, search=task.search[: config.search_images or len(task.search)]
+        ),
+        space=space,
+        cost_model=model,
+        table=model.table,
+        budget=make_budget(key, fraction, model, [s.widths[0] for s in space.sites], dense),
+        dense_cost=cost_of(model, dense),
+    )
+    return session, task.test
+
+
+def make_space(config: SearchConfig, task: LoadedTask) -> SearchSpace:
+    """Return the configured search space of a task's network."""
+    space_class = lookup(SEARCH_SPACES, config.space, "space")
+    sites = config.sites
+    space: SearchSpace = space_class.of(
+        task.network,
+        task.inputs,
+        exclude=sites.exclude,
+        min_keep_ratio=sites.min_keep_ratio,
+        round_to=sites.round_to,
+        criterion=sites.criterion,
+    )
+    return space
+
+
+def make_agent(name: str, options: dict[str, Any]) -> SearchMethod:
+    """Return the agent ``name`` with ``options``; ``InputError`` for one that it does not have."""
+    agent_class = lookup(AGENTS, name, "agents")
+    known = list(python_inspect.signature(agent_class).parameters)
+    own = {key: value for key, value in options.items() if key != "evaluations"}
+    for key in own:
+        if key not in known:
+            raise InputError(
+                f"agents.{name}.{key} is not a known option{nearest(key, known)} "
+                f"Known: {', '.join(['evaluations', *known])}"
+            )
+    agent: SearchMethod = agent_class(**own)
+    return agent
+
+
+def make_env(config: str = "digits", **overrides: Any) -> PruningEnv:
+    """Return the environment of a search, evaluated in process: ``gymnasium.make`` calls this.
+
+    ``config`` is a YAML file or a task's name; ``overrides`` replace keys of it, such as
+    ``budget={"macs": 0.5}``. Nothing is written to disk but the cached latency table.
+    """
+    from envs.pruning import PruningEnv
+
+    base = load_config(config).model_dump(mode="json")
+    session, _ = _prepare(_frozen(parse_config({**base, **overrides})), SilentReporter())
+    scoring = ScoringEvaluator(InProcess(session.job()), session.pricing())
+    task = session.search_task(
+        next(iter(session.config.agents)), 0, scoring, lambda widths, _: session.space.plan(widths)
+    )
+    task.evaluations = sys.maxsize  # whoever made the environment decides when to stop
+    return PruningEnv(task)
+
+
+def _check_agent(session: Session, name: str) -> None:
+    """Let the agent refuse before anything is evaluated."""
+    options = session.config.agents[name]
+    count = options.get("evaluations", session.config.evaluations)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InputError(f"agents.{name}.evaluations must be a whole number above 0, but got {count!r}")
+    make_agent(name, options).check(session.unevaluated_task(name))
+
+
+def _frozen(config: SearchConfig) -> SearchConfig:
+    """Return ``config`` with its horizon laid down."""
+    if config.horizon is not None:
+        return config
+    return config.model_copy(update={"horizon": config.evaluations})
+
+
+@contextlib.contextmanager
+def _workers(session: Session, reporter: Reporter) -> Iterator[Workers]:
+    count = session.config.workers
+    if count is None:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if count == 0:
+        workers: Workers = InProcess(session.job())
+    else:
+        from amc.ray_workers import RayWorkers
+
+        reporter.message(f"starting {count} Ray worker{'s' if count > 1 else ''}")
+        workers = RayWorkers(session.job(), count)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+@contextlib.contextmanager
+def _tracked(tracker: Tracker) -> Iterator[Tracker]:
+    """Close the tracker with what became of its search."""
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        tracker.finish("interrupted")
+        raise
+    except BaseException:
+        tracker.finish("failed")
+        raise
+    tracker.finish("finished")
+
+
+def _result(folder: RunFolder, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    first = rows[0]["plan"]
+    return {
+        "run_dir": str(folder.path),
+        "rows": rows,
+        "next": [
+            f"amc ui --run-dir {folder.path}",
+            f"amc evaluate {first}",
+            f"amc apply {first} --out compressed.onnx",
+            f"amc export {folder.path} --agent {rows[0]['agent']} --out plan.json",
+        ],
+    }
+
+
+def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Return sites, coupling, dense costs and the smallest reachable fraction of every budget."""
+    torch.set_num_threads(1)
+    task = load_task(config.task, config.data, config.data_folder)
+    space = make_space(config, task)
+    model = cost_model(task, space, config.latency, reporter or SilentReporter())
+    dense = cost_of(model, [site.channels for site in space.sites])
+    least = cost_of(model, [site.widths[0] for site in space.sites])
+    layers = model.layer_latencies([site.channels for site in space.sites])
+    return {
+        "task": task.name,
+        "backend": model.table.backend,
+        "batch_size": config.latency.batch_size,
+        "sites": [
+            {
+                "name": site.name,
+                "kind": site.kind,
+                "channels": site.channels,
+                "kernel_size": site.kernel_size,
+                "stride": site.stride,
+                "output": [site.height, site.width],
+                "macs": site.macs,
+                "widths": list(site.widths),
+                "layers": list(site.layers),
+            }
+            for site in space.sites
+        ],
+        "excluded": dict(space.excluded),
+        "dense": {
+            "macs": dense.macs,
+            "params": dense.params,
+            "weight_bytes": dense.weight_bytes,
+            "predicted_latency_s": dense.latency_s,
+        },
+        "layer_latency_s": layers,
+        "smallest": {
+            key: getattr(least, field) / getattr(dense, field)
+            for key, field in BUDGET_KEYS.items()
+        },
+    }
+
+
+def compare(run_dirs: list[Path], html: Path | None = None) -> dict[str, Any]:
+    """Return the rows of several finished runs together, each with its ``run_dir``."""
+    if html is not None:
+        raise InputError("--html is not built yet; leave it out, or use --json")
+    rows = [
+        {**row, "run_dir": str(path)}
+        for path in run_dirs
+        for row in RunFolder.open(path).read_summary()
+    ]
+    return {"rows": rows}
+
+
+def export(run_dir: Path, agent: str | None, seed: int | None, out: Path) -> dict[str, Any]:
+    """Copy a run's plan, and the weights that it names, to ``out``; by default the best agent's."""
+    rows = RunFolder.open(run_dir).read_summary()
+    for key, value in (("agent", agent), ("seed", seed)):
+        known = sorted({str(row[key]) for row in rows})
+        if value is not None and str(value) not in known:
+            raise InputError(
+                f"{key} {value!r} is not in run {str(run_dir)!r}; it has {', '.join(known)}"
+            )
+    chosen = [
+        r for r in rows if agent in (None, r["agent"]) and seed in (None, r["seed"])
+    ]
+    if not chosen:
+        raise InputError(f"run {str(run_dir)!r} has no search of agent {agent!r} with seed {seed}")
+    best = max(chosen, key=lambda row: row["search_accuracy"])
+    return planned.export(run_dir / f"{best['agent']}-s{best['seed']}" / "plan.json", out)
+
+
+def apply(
+    plan: Path,
+    out: Path,
+    from_original: bool = False,
+    task: str | None = None,
+    finetuned: bool = False,
+    data_folder: str | None = None,
+) -> dict[str, Any]:
+    """Write the compressed network to ``out``, safetensors or ONNX by its suffix."""
+    if from_original and finetuned:
+        raise InputError("--from-original and --finetuned exclude each other; choose one")
+    torch.set_num_threads(1)
+    source = "original" if from_original else "finetuned" if finetuned else "plan"
+    return planned.apply(plan, out, source, task, data_folder)
+
+
+def evaluate_plan(
+    plan: Path, task: str | None = None, data_folder: str | None = None
+) -> dict[str, Any]:
+    """Return accuracy now and on record, and latency predicted, measured on record and now."""
+    torch.set_num_threads(1)
+    return planned.evaluate(plan, task, data_folder)
+
+
+def validate(path: Path) -> dict[str, Any]:
+    """Check a plan (``.json``) or a configuration (``.yaml``); return what it is."""
+    if path.suffix in {".yaml", ".yml"}:
+        config = load_config(str(path))
+        for name, options in config.agents.items():
+            make_agent(name, options)
+        return {"file": str(path), "valid": True, "kind": "configuration", "digest": config.digest}
+    plan = planned.read_plan(path)
+    return {
+        "file": str(path),
+        "valid": True,
+        "kind": "plan",
+        "digest": plan.plan.digest,
+        "task": plan.task,
+        "sites": len(plan.choices),
+    }
+
+
+def measure(
+    config: SearchConfig, out: Path | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Measure the latency table of a task on this machine, into the cache or ``out``."""
+    torch.set_num_threads(1)
+    task = load_task(config.task, config.data, config.data_folder)
+    space = make_space(config, task)
+    latency = config.latency.model_copy(update={"target": "auto"})
+    return measure_to(task, space, latency, out, reporter or SilentReporter())
+
+
+def train(recipe: Path, out: Path | None, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Train a zoo network from a recipe; return what it reached."""
+    from amc.recipe import read_recipe, train_with_bar
+
+    return train_with_bar(read_recipe(recipe), out, reporter or SilentReporter())
+
+
+def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Time one batch of 16 evaluations on 1 worker and on 2, interleaved."""
+    from amc.bench import workers as bench
+
+    session, _ = _prepare(_frozen(config), reporter or SilentReporter())
+    return bench(session, reporter or SilentReporter())

@@ -1,0 +1,191 @@
+"""The configuration of a search: a YAML file, checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from amc.cost import BUDGET_KEYS
+from amc.errors import InputError
+from amc.invalid import explain
+from amc.plan import digest
+from amc.registry import nearest
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SitesConfig(_Section):
+    """Which sites there are, and which widths they may take."""
+
+    exclude: tuple[Name, ...] = ()
+    min_keep_ratio: float = Field(0.2, gt=0, le=1)
+    round_to: int = Field(4, ge=1, le=1024)
+    criterion: Name = "magnitude_l1"
+
+
+class LatencyConfig(_Section):
+    """Whose latency: ``auto`` is this machine's, else a shipped target's name or a table's path."""
+
+    target: Name = "auto"
+    batch_size: int = Field(32, ge=1, le=65536)
+    threads: int = Field(1, ge=1, le=1024)
+
+
+class SearchConfig(_Section):
+    """Everything that a search depends on. Each field is a key of the YAML file."""
+
+    task: Name
+    space: Name = "channel"
+    sites: SitesConfig = SitesConfig()
+    budget: dict[str, Annotated[float, Field(gt=0, le=1)]]
+    evaluations: int = Field(60, ge=1, le=1_000_000)
+    walks: int = Field(4, ge=1, le=1024)
+    horizon: int | None = Field(None, ge=1)
+    agents: dict[Name, dict[str, Any]]
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
+    recovery: Literal["none", "batch_norm"] = "batch_norm"
+    latency: LatencyConfig = LatencyConfig()
+    data: Literal["pack", "full"] = "pack"
+    data_folder: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    # Beyond the common keys:
+    search_images: int | None = Field(None, ge=1)  # only the first so many; null: all
+    calibration_images: int = Field(1000, ge=1)
+    finetune_steps: int = Field(120, ge=0)  # the short fine-tuning after the search
+    workers: int | None = Field(None, ge=0)  # null: one a core; 0: in process
+    tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else a database beside the runs
+    experiment: Name = "amc"
+
+    @field_validator("budget")
+    @classmethod
+    def _one_budget(cls, value: dict[str, float]) -> dict[str, float]:
+        for key in value:
+            if key not in BUDGET_KEYS:
+                known = ", ".join(BUDGET_KEYS)
+                hint = nearest(key, list(BUDGET_KEYS))
+                raise ValueError(f"budget.{key} is not a known budget{hint} Known: {known}")
+        if len(value) != 1:
+            raise ValueError(f"budget must name exactly one of {', '.join(BUDGET_KEYS)}")
+        return value
+
+    @field_validator("agents", mode="before")
+    @classmethod
+    def _listed_agents(cls, value: Any) -> Any:
+        """Accept a list of names, and ``null`` for an agent without options."""
+        if isinstance(value, list):
+            return {name: {} for name in value}
+        if isinstance(value, dict):
+            return {name: options or {} for name, options in value.items()}
+        return value
+
+    @field_validator("agents")
+    @classmethod
+    def _some_agents(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        if not value:
+            raise ValueError("agents must name at least one agent")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _device_there(cls, value: str) -> str:
+        if value == "cuda":
+            raise ValueError("device 'cuda' is not built yet; use 'cpu'")
+        return value
+
+    @property
+    def digest(self) -> str:
+        """The digest of every key but those that may differ between equal runs."""
+        return digest(self.model_dump(mode="json", exclude=set(NOT_OF_THE_RESULT)))
+
+
+# Keys that a run may change without changing what comes out.
+NOT_OF_THE_RESULT = ("workers", "tracking_uri", "experiment", "data_folder")
+
+
+def read_config(
+    source: str,
+    overrides: list[str] | None = None,
+    task: str | None = None,
+    agents: list[str] | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+) -> SearchConfig:
+    """Return the configuration of a YAML file, changed by the command line.
+
+    ``overrides`` are ``"a.b=value"`` with the value read as YAML; ``agents`` keeps only these (an
+    agent that the file lacks comes without options). Raises ``InputError`` for anything unknown.
+    """
+    raw = load_yaml(Path(source), "config")
+    for override in overrides or []:
+        _override(raw, override)
+    for key, value in (("task", task), ("workers", workers)):
+        if value is not None:
+            raw[key] = value
+    if seed is not None:
+        raw["seeds"] = [seed]
+    if agents is not None:
+        listed = raw.get("agents") or {}
+        options = listed if isinstance(listed, dict) else {}
+        raw["agents"] = {name: options.get(name) or {} for name in agents}
+    return parse_config(raw)
+
+
+def parse_config(raw: dict[str, Any]) -> SearchConfig:
+    """Return the checked configuration of a mapping; ``InputError`` names each refused field."""
+    try:
+        return SearchConfig(**raw)
+    except ValidationError as error:
+        raise InputError(explain(error, SearchConfig)) from error
+    except TypeError as error:
+        raise InputError(f"the configuration's keys must be names ({error})") from error
+
+
+class _NoAliases(yaml.SafeLoader):
+    """Plain data only: no tags that build objects, no aliases that multiply them."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+def load_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; ``InputError`` when it is missing or malformed."""
+    if not path.is_file():
+        raise InputError(f"{what} {str(path)!r} is not a file; check the path")
+    if path.stat().st_size > 1_000_000:
+        raise InputError(f"{what} {str(path)!r} is larger than 1 MB; that is no {what}")
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoAliases)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{what} {str(path)!r} is not readable YAML: {text}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{what} {str(path)!r} must hold keys and values at its top level")
+    return value
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override!r} must read key=value, such as budget.macs=0.5")
+    *parents, last = path.split(".")
+    place = raw
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {override!r}: {parent!r} holds no keys")
+        place = inner
+    if path.startswith("budget."):
+        place.clear()  # one budget at a time
+    try:
+        place[last] = yaml.load(text, Loader=_NoAliases)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override!r}: the value is not readable YAML") from error

@@ -1,0 +1,175 @@
+"""The exported plan: versioned JSON that others can read, check and apply.
+
+``amc/schema/plan-v1.json`` is its JSON Schema, written by ``python -m amc.plan_file``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from amc.errors import InputError
+from amc.files import write_text
+from amc.invalid import explain
+from amc.plan import Choice, Plan
+
+MAX_BYTES = 50_000_000
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ChoicePart(_Part):
+    """What happens at one site; see ``amc.plan.Choice``."""
+
+    keep_ratio: float = Field(gt=0, le=1)
+    kept: tuple[Count, ...] = Field(min_length=1, description="ascending channel indices")
+    pattern: Literal["dense"] = "dense"
+    sparsity: float = Field(0.0, ge=0, lt=1)
+    kernel: str = "dense"
+
+    @model_validator(mode="after")
+    def _ascending(self) -> ChoicePart:
+        if any(a >= b for a, b in zip(self.kept, self.kept[1:], strict=False)):
+            raise ValueError("kept must list ascending channel indices, each once")
+        return self
+
+
+class FilePart(_Part):
+    """A file beside the plan."""
+
+    file: FileName
+    sha256: Sha256 = Field(description="digest of names, types, shapes and values of the tensors")
+
+
+class CostPart(_Part):
+    """Predicted costs: latency of one batch; MACs of one example."""
+
+    latency_s: Seconds
+    macs: Count
+    params: Count
+    weight_bytes: Count
+
+
+class MeasuredPart(_Part):
+    """Measured on the device of the table: seconds of one batch, divided by the clock factor."""
+
+    measured_latency_s: Seconds
+    measured_raw_s: Seconds
+    clock_factor: float = Field(gt=0)
+    interval: float = Field(ge=0, description="half the 95% interval of the median, relative")
+    repeats: Count
+    noisy: bool
+    dense_measured_latency_s: Seconds
+
+
+class CostsPart(_Part):
+    """Predicted from the table, and measured; never mixed."""
+
+    batch_size: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    budget: dict[str, float] = Field(description="the budget's key and its fraction of dense")
+    predicted: CostPart
+    predicted_dense: CostPart
+    measured: MeasuredPart | None = None
+
+
+class AccuracyPart(_Part):
+    """Scores as fractions; ``finetuned_*`` after the short fine-tuning, whose weights are beside."""
+
+    metric: str
+    search: float
+    search_images: Count
+    test: float | None
+    test_images: Count
+    dense_search: float
+    dense_test: float | None
+    finetune_steps: Count
+    finetuned_search: float | None
+    finetuned_test: float | None
+
+
+class EvaluationPart(_Part):
+    """What a score depends on beside the plan and the weights."""
+
+    data: Literal["pack", "full"]
+    search_images: int | None = Field(ge=1)
+    calibration_images: int = Field(ge=1)
+    recovery: Literal["none", "batch_norm"]
+
+
+class ProvenancePart(_Part):
+    """Where the plan comes from."""
+
+    agent: str
+    seed: int
+    evaluations: Count
+    config_digest: Sha256
+    table_digest: Sha256
+    device: str
+    versions: dict[str, str]
+
+
+class PlanFile(_Part):
+    """A plan for one trained network, and what is known of it."""
+
+    schema_version: Literal[1]
+    task: str
+    network_digest: Sha256
+    weights: FilePart | None = Field(description="weights that the score depended on, or null")
+    finetuned: FilePart | None = Field(description="weights after the short fine-tuning, or null")
+    choices: dict[str, ChoicePart] = Field(min_length=1, max_length=100_000)
+    costs: CostsPart
+    accuracy: AccuracyPart
+    evaluation: EvaluationPart
+    provenance: ProvenancePart
+
+    @property
+    def plan(self) -> Plan:
+        """The plan itself."""
+        return Plan({site: Choice(**dict(choice)) for site, choice in self.choices.items()})
+
+    def text(self) -> str:
+        """Return the file's content."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Return the checked content of a plan file; ``InputError`` says what is wrong with it."""
+    if not path.is_file():
+        raise InputError(f"plan {str(path)!r} is not a file; check the path")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"plan {str(path)!r} is larger than {MAX_BYTES} bytes; that is no plan")
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"plan {str(path)!r} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"plan {str(path)!r} must be a JSON object")
+    try:
+        return PlanFile(**value)
+    except ValidationError as error:
+        raise InputError(f"plan {str(path)!r}: {explain(error, PlanFile)}") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a plan file."""
+    return PlanFile.model_json_schema()
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "schema/plan-v1.json"
+    write_text(target, json.dumps(schema(), indent=2) + "\n")

@@ -1,0 +1,225 @@
+"""What can be done with a plan file: check it, build its network, score it, export it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from amc.compress import compress
+from amc.coupling import trace_coupling
+from amc.errors import InputError
+from amc.latency import LatencyTable
+from amc.latency.device import target_path
+from amc.latency.table import network_key
+from amc.plan_file import FilePart, PlanFile, read_plan
+from amc.pricing import batch_of, is_here
+from amc.recovery import recover
+from amc.task import LoadedTask, load_task
+from amc.timing import measure_networks
+from amc.weights import state_sha256
+from amc.worker import score, state_tensors
+
+SOURCES = ("plan", "original", "finetuned")
+
+
+def load_planned_task(plan: PlanFile, task: str | None, data_folder: str | None) -> LoadedTask:
+    """Return the plan's own task, or the one named; ``InputError`` where its network differs."""
+    loaded = load_task(task or plan.task, plan.evaluation.data, data_folder)
+    if loaded.network_digest != plan.network_digest:
+        raise InputError(
+            f"the plan is for the network with digest {plan.network_digest[:12]}..., but task "
+            f"{loaded.name!r} has {loaded.network_digest[:12]}...; apply it to the network that it "
+            "was made for"
+        )
+    return loaded
+
+
+def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") -> nn.Module:
+    """Return the compressed network, in evaluation mode.
+
+    ``source`` says with which weights: ``plan``, those that its score depended on, or, where it
+    names none, the original's with the recorded recovery; ``original``, always the latter;
+    ``finetuned``, those of the short fine-tuning. Weight files are looked for in ``folder``.
+    """
+    groups, _ = trace_coupling(task.network, task.inputs)
+    by_name = {group.name: group for group in groups}
+    for site, choice in plan.choices.items():
+        if site not in by_name:
+            raise InputError(f"choices.{site} is no site of task {task.name!r}; the plan is not for it")
+        if choice.kept[-1] >= by_name[site].channels:
+            raise InputError(
+                f"choices.{site}.kept names channel {choice.kept[-1]}, but the site has "
+                f"{by_name[site].channels}"
+            )
+    chosen = [by_name[site] for site in plan.choices]
+    kept = {site: choice.kept for site, choice in plan.choices.items()}
+    network = compress(task.network, chosen, kept)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    named = {"plan": plan.weights, "original": None, "finetuned": plan.finetuned}[source]
+    if source == "finetuned" and named is None:
+        raise InputError("the plan names no fine-tuned weights; its search had finetune_steps 0")
+    if named is None:
+        recover(network, plan.evaluation.recovery, task.train[: plan.evaluation.calibration_images])
+    else:
+        network.load_state_dict(_read_weights(named, folder))
+    return network.eval()
+
+
+def _read_weights(named: FilePart, folder: Path) -> dict[str, Tensor]:
+    path = folder / named.file
+    if not path.is_file():
+        raise InputError(
+            f"the plan's weights {named.file!r} are not beside it in {str(folder)!r}; copy them "
+            "there, or apply with --from-original"
+        )
+    try:
+        state = load_file(path)
+    except Exception as error:  # safetensors raises a type of its own that it does not export
+        raise InputError(f"weights {str(path)!r} are not readable safetensors: {error}") from error
+    found = state_sha256(state)
+    if found != named.sha256:
+        raise InputError(
+            f"weights {str(path)!r} have digest {found[:12]}..., but the plan names "
+            f"{named.sha256[:12]}...; restore the file"
+        )
+    return state_tensors(state)
+
+
+def apply(
+    path: Path, out: Path, source: str, task_name: str | None, data_folder: str | None
+) -> dict[str, Any]:
+    """Write the compressed network to ``out``, ``.safetensors`` or ``.onnx``; return what it is."""
+    if out.suffix not in {".safetensors", ".onnx"}:
+        raise InputError(f"out {str(out)!r} must end in .safetensors or .onnx")
+    plan = read_plan(path)
+    task = load_planned_task(plan, task_name, data_folder)
+    network = build(plan, path.parent, task, source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        if out.suffix == ".onnx":
+            export_onnx(network, task.inputs, partial)
+        else:
+            state = {name: t.detach().contiguous() for name, t in network.state_dict().items()}
+            save_file(state, partial, {"network_digest": plan.network_digest, "task": plan.task})
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "params": sum(p.numel() for p in network.parameters()),
+        "weights": source,
+    }
+
+
+def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> None:
+    """Write ``network`` as one ONNX file whose batch size is free."""
+    batch = torch.export.Dim("batch", min=1)
+    examples = tuple(torch.cat([t, t]) if len(t) == 1 else t for t in inputs)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+            examples,
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in examples),
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(out), external_data=False)
+
+
+def accuracy(
+    path: Path, task_name: str | None, data_folder: str | None
+) -> tuple[PlanFile, LoadedTask, nn.Module, dict[str, Any]]:
+    """Return the plan, its task and network, and its scores now beside those on record."""
+    plan = read_plan(path)
+    task = load_planned_task(plan, task_name, data_folder)
+    network = build(plan, path.parent, task)
+    search = task.search[: plan.evaluation.search_images or len(task.search)]
+    now = {
+        "search": score(network, search, task.score),
+        "test": None if task.test is None else score(network, task.test, task.score),
+    }
+    facts: dict[str, Any] = {"metric": task.score_name}
+    for split, value in now.items():
+        recorded = getattr(plan.accuracy, split)
+        facts[f"{split}_accuracy"] = value
+        facts[f"{split}_accuracy_on_record"] = recorded
+    facts["reproduced"] = now == {"search": plan.accuracy.search, "test": plan.accuracy.test}
+    facts["test_images"] = 0 if task.test is None else len(task.test)
+    return plan, task, network, facts
+
+
+def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict[str, Any]:
+    """Return scores now and on record, and latency predicted, measured on record and measured now.
+
+    It is measured now where the plan's latency table lies beside it, as in a run folder, or in the
+    cache, and was measured on a machine like this one; else it is ``None`` and ``note`` says why.
+    """
+    plan, task, network, facts = accuracy(path, task_name, data_folder)
+    costs = plan.costs
+    facts |= {
+        "predicted_latency_s": costs.predicted.latency_s,
+        "measured_latency_s_on_record": costs.measured and costs.measured.measured_latency_s,
+        "measured_latency_s": None,
+        "speedup": None,
+        "macs": costs.predicted.macs,
+        "params": costs.predicted.params,
+    }
+    table = _table_of(plan, path.parent)
+    if table is None:
+        return {**facts, "note": "latency not measured: no table of this machine for the plan"}
+    inputs = batch_of(task, costs.batch_size)
+    dense = network_key(task.network_digest, costs.batch_size), task.network
+    measured = measure_networks({"dense": dense[1], "plan": network}, inputs, table, dense)
+    now = measured["plan"].measured_latency_s
+    return {
+        **facts,
+        "measured_latency_s": now,
+        "noisy": measured["plan"].noisy,
+        "speedup": measured["dense"].measured_latency_s / now,
+        "backend": table.backend,
+    }
+
+
+def _table_of(plan: PlanFile, folder: Path) -> LatencyTable | None:
+    beside = folder / "target.json"
+    cached = target_path("auto", torch.__version__, plan.costs.threads)
+    for file in (beside, cached):
+        if file.is_file():
+            table = LatencyTable.load(file)
+            if is_here(table):
+                return table
+    return None
+
+
+def export(source: Path, out: Path) -> dict[str, Any]:
+    """Copy a plan, and the weights that it names, beside each other; return the files written."""
+    plan = read_plan(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, Any] = plan.model_dump(mode="json")
+    files = [str(out)]
+    for role in ("weights", "finetuned"):
+        named: FilePart | None = getattr(plan, role)
+        if named is None:
+            continue
+        _read_weights(named, source.parent)
+        file = f"{re.sub('[^A-Za-z0-9_-]', '_', out.stem)}.{role}.safetensors"
+        shutil.copyfile(source.parent / named.file, out.parent / file)
+        parts[role] = {"file": file, "sha256": named.sha256}
+        files.append(str(out.parent / file))
+    exported = PlanFile.model_validate(parts)
+    out.write_text(exported.text())
+    return {"out": str(out), "files": files, "agent": plan.provenance.agent}

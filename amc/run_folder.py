@@ -1,0 +1,122 @@
+"""A run folder: created complete, by rename, before anything slow starts.
+
+    DIR/config.yaml        the whole run
+    DIR/summary.json       a list, one object an agent and seed
+    DIR/AGENT-sSEED/       config.yaml journal.jsonl target.json, then plan.json, weights, pictures
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from amc.config import SearchConfig, load_yaml, parse_config
+from amc.errors import InputError
+from amc.files import sync_folder, write_json, write_text
+from amc.journal import Journal
+
+
+@dataclass(frozen=True)
+class Search:
+    """One agent with one seed, and its own folder inside the run's."""
+
+    agent: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """``AGENT-sSEED``."""
+        return self.folder.name
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self.folder / "journal.jsonl"
+
+    @property
+    def target(self) -> Path:
+        """The latency table that the search was priced with."""
+        return self.folder / "target.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk: its configuration, and a ``Search`` for each agent and seed."""
+
+    path: Path
+    config: SearchConfig
+
+    @property
+    def searches(self) -> list[Search]:
+        """Every search of the run, in the order in which they are made."""
+        return [
+            Search(agent, seed, self.path / f"{agent}-s{seed}")
+            for seed in self.config.seeds
+            for agent in self.config.agents
+        ]
+
+    @staticmethod
+    def create(
+        path: Path, config: SearchConfig, facts: Mapping[str, Any], table: Mapping[str, Any]
+    ) -> RunFolder:
+        """Write the folder of a new run; every file of it appears at once."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        building.chmod(0o755)
+        try:
+            write_config(building / "config.yaml", config)
+            for search in RunFolder(building, config).searches:
+                own = {"agents": {search.agent: config.agents[search.agent]}, "seeds": [search.seed]}
+                write_config(
+                    search.folder / "config.yaml",
+                    parse_config({**config.model_dump(mode="json"), **own}),
+                )
+                write_json(search.target, table)
+                Journal.create(search.journal, facts)
+            building.rename(path)
+        except OSError as error:
+            shutil.rmtree(building, ignore_errors=True)
+            if path.exists():
+                raise InputError(f"run folder {str(path)!r} exists; choose another --run-dir") from error
+            raise
+        sync_folder(path.parent)
+        return RunFolder(path, config)
+
+    @staticmethod
+    def open(path: Path) -> RunFolder:
+        """Return the run in ``path``; ``InputError`` where there is none."""
+        if not (path / "config.yaml").is_file():
+            raise InputError(
+                f"{str(path)!r} is no run folder (it has no config.yaml); name one that amc search "
+                "wrote"
+            )
+        return RunFolder(path, parse_config(load_yaml(path / "config.yaml", "config")))
+
+    def read_summary(self) -> list[dict[str, Any]]:
+        """Return the rows of ``summary.json``; ``InputError`` while the run is not finished."""
+        file = self.path / "summary.json"
+        if not file.is_file():
+            raise InputError(
+                f"{str(self.path)!r} has no summary.json, so its search has not finished; "
+                f"go on with: amc resume {self.path}"
+            )
+        try:
+            rows = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(f"{str(file)!r} is not readable JSON: {error}") from error
+        if not isinstance(rows, list):
+            raise InputError(f"{str(file)!r} must hold a list")
+        return rows
+
+
+def write_config(path: Path, config: SearchConfig) -> None:
+    """Write a configuration as YAML."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,238 @@
+"""One run in progress: what all its searches share, and how one of them is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from amc.config import SearchConfig
+from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
+from amc.errors import BudgetSpent
+from amc.evaluation import Evaluation, Evaluator, Request
+from amc.evaluators import CachedEvaluator, Pricing, ScoringEvaluator
+from amc.journal import Journal, JournaledEvaluator
+from amc.latency import LatencyTable
+from amc.objective import resource_constrained
+from amc.plan import Plan, digest
+from amc.reporting import Reporter
+from amc.run_folder import Search
+from amc.search_task import PlanMaker, SearchTask, seed_everything
+from amc.space import SearchSpace
+from amc.task import LoadedTask, data_digest
+from amc.tracking import Tracker
+from amc.training import Schedule
+from amc.weights import Weights
+from amc.worker import Job, State, state_tensors
+from amc.workers import Workers
+
+SHORT_TERM = Schedule(steps=0, batch_size=64, learning_rate=0.02, weight_decay=5e-4)
+
+
+class SearchMethod(Protocol):
+    """What the core needs of an agent; ``agents.base`` has the contract in full."""
+
+    def check(self, task: SearchTask) -> None:
+        """Raise ``InputError`` where the method cannot work with this task."""
+
+    def search(self, task: SearchTask) -> None:
+        """Search until done, or until ``BudgetSpent``."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all searches of a run share. ``task`` has no test split: no search can reach it."""
+
+    config: SearchConfig
+    task: LoadedTask
+    space: SearchSpace
+    cost_model: CostModel
+    table: LatencyTable
+    budget: Budget
+    dense_cost: Cost
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything beside the plan that an evaluation depends on, by name."""
+        config, task = self.config, self.task
+        return {
+            "task": task.name,
+            "network_digest": task.network_digest,
+            "data_digest": data_digest(task.train, task.search),
+            "table_digest": self.table.digest,
+            "batch_size": config.latency.batch_size,
+            "threads": config.latency.threads,
+            "space": config.space,
+            "recovery": config.recovery,
+            "calibration_images": config.calibration_images,
+            "search_images": len(task.search),
+            "score": task.score_name,
+            "budget": dict(config.budget),
+        }
+
+    def job(self) -> Job:
+        """Return what every worker is given."""
+        return Job(
+            network=self.task.network,
+            groups=self.space.groups,
+            calibration=self.task.train[: self.config.calibration_images],
+            train=self.task.train,
+            search=self.task.search,
+            score=self.task.score,
+            recovery=self.config.recovery,
+            short_term=SHORT_TERM,
+        )
+
+    def evaluations_of(self, agent: str) -> int:
+        """Return how many evaluations the agent gets: its own ``evaluations``, or the run's."""
+        return int(self.config.agents[agent].get("evaluations", self.config.evaluations))
+
+    def search_task(
+        self, agent: str, seed: int, evaluator: Evaluator, make_plan: PlanMaker
+    ) -> SearchTask:
+        """Return what ``agent`` may see of its search."""
+        evaluations = self.evaluations_of(agent)
+        own = "evaluations" in self.config.agents[agent]
+        return SearchTask(
+            sites=self.space.sites,
+            cost_model=self.cost_model,
+            budget=self.budget,
+            evaluator=evaluator,
+            plan_maker=make_plan,
+            seed=seed,
+            evaluations=evaluations,
+            horizon=evaluations if own else self.config.horizon or evaluations,
+            walks=self.config.walks,
+        )
+
+
+    def pricing(self) -> Pricing:
+        """Return what turns scores into evaluations."""
+        return Pricing(
+            self.space.sites,
+            self.cost_model,
+            resource_constrained,
+            self.budget,
+            digest(self.facts),
+        )
+
+    def unevaluated_task(self, agent: str) -> SearchTask:
+        """Return a task for ``Agent.check``, which evaluates nothing."""
+        return self.search_task(
+            agent, 0, _NoEvaluator(), lambda widths, _: self.space.plan(widths)
+        )
+
+
+class _NoEvaluator:
+    def evaluate(self, requests: Sequence[Request]) -> list[Evaluation]:
+        raise RuntimeError("an agent's check must evaluate nothing")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search came to: its evaluations, the winner and the weights of its score."""
+
+    search: Search
+    history: Sequence[Evaluation]
+    best: Evaluation
+    state: State | None
+    search_s: float
+
+
+def run_search(
+    session: Session,
+    search: Search,
+    method: SearchMethod,
+    workers: Workers,
+    reporter: Reporter,
+    tracker: Tracker,
+) -> Found:
+    """Make one search, answering from its journal what is already there; return what it found.
+
+    Raises ``InputError`` where the journal belongs to other facts, and ``RuntimeError`` where no
+    plan met the budget.
+    """
+    pricing = session.pricing()
+    scoring = ScoringEvaluator(workers, pricing)
+    weights = scoring.weights = Weights(search.folder / "weights", scoring.rerun)
+    cache = CachedEvaluator(scoring, pricing.context)
+    journal = Journal(search.journal, session.facts)
+    for evaluation in journal.records:
+        weights.note(evaluation)
+        cache.note(evaluation)
+
+    def make_plan(widths: Sequence[int], parent: str | None) -> Plan:
+        if parent is None:
+            return session.space.plan(widths)
+        start = weights.start(parent)
+        return session.space.plan(widths, state_tensors(start.state), start.plan)
+
+    evaluator = JournaledEvaluator(cache, journal)
+    task = session.search_task(search.agent, search.seed, evaluator, make_plan)
+    bar = reporter.task(f"{search.agent} seed {search.seed}", task.evaluations)
+    task.on_batch = lambda batch: _report(session, task, batch, bar, tracker)
+    seed_everything(digest_seed(search))
+    begin = time.perf_counter()
+    with bar:
+        try:
+            method.search(task)
+        except BudgetSpent:
+            pass
+    best = task.best()
+    if best is None:
+        raise RuntimeError(
+            f"{search.agent} seed {search.seed}: none of {len(task.history)} evaluations met the "
+            f"budget {session.budget.key} {session.budget.fraction:g}"
+        )
+    state = weights.start(best.key).state if best.weights_sha256 else None
+    return Found(search, task.history, best, state, time.perf_counter() - begin)
+
+
+def digest_seed(search: Search) -> int:
+    """Return the seed of the global generators: by seed and agent."""
+    return int(digest([search.agent, search.seed])[:8], 16)
+
+
+def _report(
+    session: Session, task: SearchTask, batch: list[Evaluation], bar: Any, tracker: Tracker
+) -> None:
+    best = task.best()
+    note = "no plan within the budget yet" if best is None else f"best {100 * best.score:.2f}%"
+    bar.advance(len(batch), note)
+    rows = [point(session, e) for e in batch]
+    if best is not None:
+        rows[-1]["best_score"] = best.score
+    tracker.log_batch(len(task.history) - len(batch) + 1, rows)
+
+
+def point(session: Session, evaluation: Evaluation) -> dict[str, float]:
+    """Return the metrics of one evaluation, as tracked and drawn."""
+    cost = evaluation.cost
+    return {
+        "score": evaluation.score,
+        "reward": evaluation.reward,
+        "predicted_latency_ms": 1000 * cost.latency_s,
+        "macs": cost.macs,
+        "params": cost.params,
+        "budget_used": float(getattr(cost, BUDGET_KEYS[session.budget.key])) / session.budget.limit,
+    }
+
+
+def tracked_params(session: Session, search: Search) -> Mapping[str, Any]:
+    """Return every parameter of one search, for the tracker."""
+    config = session.config.model_dump(mode="json", exclude={"agents", "seeds", "tracking_uri"})
+    return {
+        **config,
+        "agent": {"name": search.agent, **session.config.agents[search.agent]},
+        "seed": search.seed,
+        "device": str(session.table.device.get("cpu", "")),
+        "table_digest": session.table.digest,
+        "network_digest": session.task.network_digest,
+    }
+
+
+def folder_for(config: SearchConfig) -> Path:
+    """Return the folder of a run that was given none: by task and time of start."""
+    return Path("runs") / f"{config.task.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,0 +1,98 @@
+"""Timing whole networks on the device, brought to the clock of a latency table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from amc.deploy import deployed
+from amc.latency.measure import Reference, device_settings, median_interval, timed
+from amc.latency.table import LatencyTable
+
+PRECISION = 0.02  # of the 95% interval of a median, half its width
+WARM_UP = 5
+FEWEST = 20  # timings of a subject, however steady
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network's time for one batch on the device.
+
+    ``measured_latency_s`` is ``measured_raw_s`` (a median) divided by ``clock_factor``: how much
+    slower the device was than when the table was measured, by the reference operation and, where
+    the table knows it, the dense network, timed in turns with the subject. ``interval`` is half
+    the width of the median's 95% interval, relative; ``noisy`` says that it stayed above 2%.
+    """
+
+    measured_latency_s: float
+    measured_raw_s: float
+    clock_factor: float
+    interval: float
+    repeats: int
+    noisy: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the measurement as a dict of JSON values."""
+        return asdict(self)
+
+
+def measure_network(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    table: LatencyTable,
+    dense: tuple[str, nn.Module] | None = None,
+) -> Measured:
+    """Return the time of one network; see ``measure_networks``."""
+    return measure_networks({"": network}, inputs, table, dense)[""]
+
+
+def measure_networks(
+    networks: Mapping[str, nn.Module],
+    inputs: tuple[Tensor, ...],
+    table: LatencyTable,
+    dense: tuple[str, nn.Module] | None = None,
+    seconds_each: float = 3.0,
+) -> dict[str, Measured]:
+    """Return the time of each of ``networks`` on ``inputs``, one batch, with the table's threads.
+
+    All of them, the reference operation and the ``dense`` network (its ``network_key`` and itself)
+    take turns until every median is known to 2%, for at most ``seconds_each`` a network. Nothing
+    else should run on the device meanwhile. The networks are deployed first, and never changed.
+    """
+    subjects = {name: deployed(network, inputs) for name, network in networks.items()}
+    known = table.networks.get(dense[0]) if dense else None
+    yardstick = deployed(dense[1], inputs) if dense and known else None
+    samples: dict[str, list[float]] = {name: [] for name in subjects}
+    reference_s: list[float] = []
+    dense_s: list[float] = []
+    with device_settings(table.threads):
+        reference = Reference()
+        end = time.monotonic() + seconds_each * (len(subjects) + 1)
+        turn = 0
+        while turn < WARM_UP + FEWEST or (time.monotonic() < end and not _steady(samples)):
+            turn += 1
+            now = [reference.time(), timed(lambda: yardstick(*inputs)) if yardstick else 0.0]
+            its = {name: timed(lambda n=n: n(*inputs)) for name, n in subjects.items()}  # type: ignore[misc]
+            if turn > WARM_UP:
+                reference_s.append(now[0])
+                dense_s.append(now[1])
+                for name, seconds in its.items():
+                    samples[name].append(seconds)
+    factor = float(np.median(reference_s)) / table.reference_s
+    if known:
+        factor = float(np.sqrt(factor * np.median(dense_s) / known.latency_s))
+    return {name: _measured(timings, factor) for name, timings in samples.items()}
+
+
+def _steady(samples: Mapping[str, list[float]]) -> bool:
+    return all(median_interval(timings) <= PRECISION for timings in samples.values())
+
+
+def _measured(samples: list[float], factor: float) -> Measured:
+    raw, interval = float(np.median(samples)), median_interval(samples)
+    return Measured(raw / factor, raw, factor, interval, len(samples), interval > PRECISION)

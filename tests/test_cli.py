@@ -1,0 +1,372 @@
+"""The command line: arguments in, tables or one JSON document out, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+from typer.testing import CliRunner, Result
+
+import amc
+from amc.cli import COMMANDS, application
+from amc.cli.tables import count, fact, milliseconds, percent, speed_up
+from amc.errors import InputError
+from amc.invalid import explain
+
+ROOT = Path(__file__).resolve().parent.parent
+DENSE = {
+    "search_accuracy": 0.912,
+    "test_accuracy": 0.9,
+    "macs": 8_420_000,
+    "params": 272_474,
+    "predicted_latency_s": 0.013,
+    "measured_latency_s": 0.0132,
+}
+ROW = {
+    "agent": "random_search",
+    "seed": 0,
+    "evaluations": 60,
+    "recovery": "batch_norm",
+    "search_accuracy": 0.8853,
+    "test_accuracy": 0.881,
+    "finetuned_test_accuracy": 0.895,
+    "finetune_steps": 120,
+    "test_images": 2000,
+    "macs": 4_100_000,
+    "params": 131_234,
+    "predicted_latency_s": 0.0065,
+    "measured_latency_s": 0.0066,
+    "plan": "runs/q/random_search-s0/plan.json",
+    "dense": DENSE,
+}
+RESULT = {"run_dir": "runs/q", "rows": [ROW], "next": ["amc ui --run-dir runs/q"]}
+
+
+class FakeApp(SimpleNamespace):
+    """Stands for ``amc.app``: remembers calls, answers each with ``answer``."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__(calls=[], answer=answer)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self.calls.append((name, args, options))
+            if name == "load_config":
+                return "the config"
+            if isinstance(self.answer, BaseException):
+                raise self.answer
+            return self.answer(*args) if callable(self.answer) else self.answer
+
+        return call
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Result, FakeApp]]:
+    def run(answer: Any, *arguments: str) -> tuple[Result, FakeApp]:
+        app = FakeApp(answer)
+        monkeypatch.setattr(amc, "app", app, raising=False)
+        monkeypatch.setitem(sys.modules, "amc.app", app)
+        return CliRunner().invoke(application, list(arguments)), app
+
+    return run
+
+
+Run = Callable[..., tuple[Result, FakeApp]]
+
+
+def test_search_hands_everything_on(run: Run) -> None:
+    arguments = ["--task", "resnet8", "--set", "walks=2", "--set", "budget.macs=0.5"]
+    more = ["--agents", "ddpg, uniform", "--seed", "3", "--workers", "0", "--run-dir", "runs/q"]
+    result, app = run(RESULT, "search", "q.yaml", *arguments, *more)
+    assert result.exit_code == 0, result.output
+    assert app.calls[0] == (
+        "load_config",
+        ("q.yaml", ["walks=2", "budget.macs=0.5"]),
+        {"task": "resnet8", "agents": ["ddpg", "uniform"], "seed": 3, "workers": 0},
+    )
+    assert app.calls[1][0] == "search"
+    assert app.calls[1][1][:2] == ("the config", Path("runs/q"))
+
+
+CALLS = {
+    "inspect": (["resnet8"], ("the config",)),
+    "resume": (["runs/q", "--evaluations", "90"], (Path("runs/q"), 90)),
+    "compare": (["runs/q", "runs/r"], ([Path("runs/q"), Path("runs/r")], None)),
+    "export": (["runs/q", "--out", "p.json"], (Path("runs/q"), None, None, Path("p.json"))),
+    "validate": (["p.json"], (Path("p.json"),)),
+    "apply": (
+        ["p.json", "--out", "n.onnx", "--from-original"],
+        (Path("p.json"), Path("n.onnx"), True, None, False, None),
+    ),
+    "evaluate": (["p.json", "--task", "m:f"], (Path("p.json"), "m:f", None)),
+    "measure": (["--out", "t.json"], ("the config", Path("t.json"))),
+    "train": (["r.yaml"], (Path("r.yaml"), None)),
+    "bench": (["workers"], ("the config",)),
+}
+
+
+@pytest.mark.parametrize("command", CALLS)
+def test_each_command_calls_its_namesake_and_prints_json(run: Run, command: str) -> None:
+    arguments, expected = CALLS[command]
+    result, app = run({"answer": [1, 2]}, command, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"answer": [1, 2]}
+    name, passed, _ = app.calls[-1]
+    assert name == {"evaluate": "evaluate_plan", "bench": "bench_workers"}.get(command, command)
+    assert passed[: len(expected)] == expected
+
+
+def test_every_command_has_json_and_help() -> None:
+    for command in COMMANDS:
+        result = CliRunner().invoke(application, [command.__name__, "--help"])
+        assert result.exit_code == 0
+        assert "--json" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["search", "q.yaml", "--explain"], "--explain is not built yet"),
+        (["bench", "kernels"], "'kernels' is not built yet"),
+        (["bench", "wrkers"], "did you mean 'workers'?"),
+    ],
+)
+def test_what_is_not_built_says_so(run: Run, arguments: list[str], word: str) -> None:
+    result, app = run(RESULT, *arguments)
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert app.calls == []
+
+
+def test_results_table_is_readable_in_a_file(run: Run) -> None:
+    result, _ = run(RESULT, "compare", "runs/q")
+    row = next(line for line in result.stdout.splitlines() if "random_search" in line)
+    shown = ["batch_norm", "60", "88.53", "88.10", "89.50", "4.1M", "131k", "6.50", "6.60", "2.00x"]
+    assert [cell for cell in row.split() if cell in shown] == shown
+    assert "runs/q/random_search-s0/plan.json" in result.stdout
+    assert "amc ui --run-dir runs/q" in result.stdout
+    assert "2,000 test images; tuned: after 120 steps" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 120
+
+
+def test_inspection_shows_sites_exclusions_and_reach(run: Run) -> None:
+    site = {"name": "conv1", "kind": "conv", "channels": 16, "widths": [4, 8, 16]}
+    facts = {
+        "task": "resnet8",
+        "sites": [{**site, "layers": ["conv1", "layer1.0.conv2"], "macs": 28_224}],
+        "excluded": {"fc": "its outputs are the network's"},
+        "dense": {**DENSE, "weight_bytes": 1_089_896},
+        "smallest": {"macs": 0.0712, "predicted_latency": 0.31},
+    }
+    result, _ = run(facts, "inspect", "resnet8")
+    for text in ("layer1.0.conv2", "28.2k", "fc: its outputs", "0.071 of dense", "1.09MB"):
+        assert text in result.stdout
+
+
+def test_bad_input_is_one_message_and_code_2(run: Run) -> None:
+    result, _ = run(InputError("budget.macs 0.05 is below 0.11; raise it"), "compare", "runs/q")
+    assert result.exit_code == 2
+    assert result.stderr == "error: budget.macs 0.05 is below 0.11; raise it\n"
+    assert result.stdout == ""
+
+
+def test_a_bug_is_a_traceback_and_code_1(run: Run) -> None:
+    result, _ = run(RuntimeError("broken"), "compare", "runs/q", "--json")
+    assert result.exit_code == 1
+    assert "RuntimeError: broken" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["serch"], ["search"], ["search", "c", "--sed", "1"]])
+def test_wrong_usage_is_code_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(application, arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_interruption_says_how_to_go_on(run: Run) -> None:
+    result, _ = run(KeyboardInterrupt(), "resume", "runs/q")
+    assert result.exit_code == 130
+    assert "go on with: amc resume runs/q" in result.stderr
+
+    def interrupted(config: Any, run_dir: Any, reporter: Any) -> None:
+        reporter.hint("amc resume runs/digits-1")
+        raise KeyboardInterrupt
+
+    result, _ = run(interrupted, "search", "q.yaml")
+    assert result.exit_code == 130
+    assert "go on with: amc resume runs/digits-1" in result.stderr
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    threads: int = Field(1, ge=1)
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    task: str
+    latency: Inner = Inner()
+    other: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        ({}, "task is missing; add it"),
+        ({"task": "x", "tsk": 1}, "tsk is not a known key; did you mean 'task'?"),
+        ({"task": "x", "zzz": 1}, "zzz is not a known key; known here: task, latency, other"),
+        (
+            {"task": "x", "latency": {"thread": 1}},
+            "latency.thread is not a known key; did you mean 'threads'?",
+        ),
+        (
+            {"task": "x", "other": {"thread": 1}},
+            "other.thread is not a known key; did you mean 'threads'?",
+        ),
+        (
+            {"task": "x", "latency": {"threads": 0}},
+            "latency.threads 0: input should be greater than or equal to 1",
+        ),
+    ],
+)
+def test_refused_fields_are_named_with_value_and_remedy(raw: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - pydantic's own, looked at below
+        Outer.model_validate(raw)
+    assert explain(caught.value, Outer) == line  # type: ignore[arg-type]
+
+
+def test_a_refused_model_is_bad_input_everywhere(run: Run) -> None:
+    def refuse(path: Any) -> None:
+        Outer.model_validate({"latency": {}})
+
+    result, _ = run(refuse, "validate", "p.json")
+    assert result.exit_code == 2
+    assert result.stderr == "error: task is missing; add it\n"
+
+
+def test_numbers_as_text() -> None:
+    assert [count(x) for x in (None, 12, 1234, 8.42e6, 3e9)] == ["-", "12", "1.23k", "8.42M", "3G"]
+    assert [milliseconds(x) for x in (None, 0.0066, 0.132, 1.5)] == ["-", "6.60", "132", "1.50e+03"]
+    assert percent(0.88534) == "88.53"
+    assert speed_up({"measured_latency_s": None, "predicted_latency_s": 1, "dense": DENSE}) == "-"
+    assert [fact(x) for x in (None, True, 0.1234567, [1, 2], [])] == [
+        "-",
+        "yes",
+        "0.123457",
+        "1, 2",
+        "-",
+    ]
+
+
+PROGRAM = """
+import os, signal, sys, types
+import amc
+app = types.ModuleType("amc.app")
+def validate(path):
+    print("chatter of a library")
+    os.system("echo chatter of a child")
+    if str(path) == "wait":
+        print("ready", file=sys.stderr, flush=True)
+        signal.pause()
+    return {"valid": True}
+app.validate = validate
+amc.app = sys.modules["amc.app"] = app
+from amc.cli import main
+main()
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_nothing_but_the_document_reaches_stdout() -> None:
+    process = start("validate", "p.json", "--json")
+    out, err = process.communicate(timeout=60)
+    assert json.loads(out) == {"valid": True}
+    assert "chatter of a library" in err
+    assert "chatter of a child" in err
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_with_code_130_and_no_traceback(number: signal.Signals) -> None:
+    process = start("validate", "wait", "--json")
+    assert process.stderr is not None
+    while "ready" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from amc.cli import main; main()", "ui", "--db", "mlflow.db"]
+        + ["--json"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or lines[-1].rstrip() != "}":
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        lines.append(line)
+    url = json.loads("".join(lines))["url"]
+    group = int(subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True))
+    assert status(f"{url}/health") == 200
+    assert status(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", "evil.com") == 403
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while group_lives(group) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not group_lives(group)
+
+
+def status(url: str, host: str | None = None) -> int:
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

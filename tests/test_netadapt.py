@@ -1,0 +1,129 @@
+"""NetAdapt: its schedule, its proposals, its family of winners."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.netadapt import NetAdaptAgent
+from amc.errors import InputError
+from amc.evaluation import Evaluation
+from amc.search_task import SearchTask
+from tests.toy import ToyEvaluator, toy_task
+
+
+def batches(task: SearchTask) -> list[int]:
+    assert isinstance(task.evaluator, ToyEvaluator)
+    return [len(batch) for batch in task.evaluator.batches]
+
+
+@pytest.mark.parametrize("key", ["macs", "params", "predicted_latency"])
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("evaluations", [6, 13, 48, 300])
+@pytest.mark.parametrize("step", [2, 4])
+def test_ends_at_the_budget_within_its_evaluations(
+    key: str, fraction: float, evaluations: int, step: int
+) -> None:
+    task = toy_task(sites=6, key=key, fraction=fraction, evaluations=evaluations, step=step)
+    agent = NetAdaptAgent()
+    agent.search(task)
+    assert len(task.history) <= evaluations
+    *between, last = agent.family
+    assert task.fits(last.widths)
+    assert not any(task.fits(winner.widths) for winner in between)
+    best = task.best()
+    assert best is not None
+    assert task.budget.met_by(best.cost)
+
+
+def test_the_step_follows_from_the_evaluations() -> None:
+    short, long = (toy_task(sites=6, key="macs", evaluations=n, step=2) for n in (18, 60))
+    few, many = NetAdaptAgent(), NetAdaptAgent()
+    few.search(short)
+    many.search(long)
+    assert len(few.family) == 3
+    assert len(many.family) == 10
+
+
+def test_targets_fall_by_the_published_decay_to_the_budget() -> None:
+    task = toy_task(sites=6, key="macs", fraction=0.5, evaluations=60, step=2)
+    agent = NetAdaptAgent()
+    agent.search(task)
+    targets = [winner.target for winner in agent.family]
+    assert targets == sorted(targets, reverse=True)
+    assert targets[-1] == task.budget.limit
+    dense = float(task.cost(task.dense_widths).macs)
+    first = dense - targets[0]
+    assert first * sum(0.96**i for i in range(10)) == pytest.approx(dense - task.budget.limit)
+    for winner in agent.family:
+        assert winner.evaluation.cost.macs <= winner.target
+
+
+def test_proposals_start_from_the_last_winner_in_one_batch_an_iteration() -> None:
+    task = toy_task(sites=6, key="macs", evaluations=60)
+    agent = NetAdaptAgent(short_term_steps=7)
+    agent.search(task)
+    assert len(batches(task)) == len(agent.family) >= 6
+    position, parent, widths = 0, None, task.dense_widths
+    for size, winner in zip(batches(task), agent.family, strict=True):
+        batch = task.history[position : position + size]
+        assert all(e.request.parent == parent for e in batch)
+        assert all(e.request.finetune == 7 for e in batch)
+        assert len({e.request.plan.digest for e in batch}) == size
+        assert winner.evaluation in batch
+        assert all(new <= old for new, old in zip(winner.widths, widths, strict=True))
+        position, parent, widths = position + size, winner.evaluation.key, winner.widths
+
+
+def test_a_site_alone_takes_its_largest_width_that_meets_the_target() -> None:
+    task = toy_task(sites=6, key="macs", evaluations=600)
+    agent = NetAdaptAgent()
+    agent.search(task)
+    first = agent.family[0]
+    changed = [
+        t for t, (w, d) in enumerate(zip(first.widths, task.dense_widths, strict=True)) if w != d
+    ]
+    assert [task.sites[t].name for t in changed] == [first.site]
+    wider = list(first.widths)
+    wider[changed[0]] = min(w for w in task.sites[changed[0]].widths if w > wider[changed[0]])
+    assert task.cost(wider).macs > first.target
+
+
+def test_one_iteration_narrows_all_sites_together_with_emphasis_on_one() -> None:
+    task = toy_task(sites=6, key="macs", fraction=0.3, evaluations=6)
+    agent = NetAdaptAgent(emphasis=2.0)
+    agent.search(task)
+    assert len(agent.family) == 1
+    assert len(task.history) > 1
+    assert all(task.budget.met_by(e.cost) for e in task.history)
+
+
+def test_both_selection_rules() -> None:
+    def evaluation(score: float, macs: int) -> Evaluation:
+        base = toy_task(evaluations=1)
+        (made,) = base.evaluate([base.plan(base.smallest_widths)])
+        cost = type(made.cost)(made.cost.latency_s, macs, made.cost.params, made.cost.weight_bytes)
+        return type(made)(made.key, made.request, score, cost, score)
+
+    task = toy_task(key="macs")
+    parent = evaluation(0.90, 1000)
+    proposals = [evaluation(0.88, 900), evaluation(0.87, 700), evaluation(0.80, 600)]
+    ratio, accuracy = NetAdaptAgent(), NetAdaptAgent(rule="accuracy")
+    assert ratio._select(proposals, parent, task, 1000.0) == 1
+    assert accuracy._select(proposals, parent, task, 1000.0) == 0
+
+
+def test_too_few_evaluations_are_refused_before_anything_starts() -> None:
+    task = toy_task(sites=6, evaluations=5)
+    with pytest.raises(InputError, match=r"evaluations 5 is too few .* raise evaluations to at"):
+        NetAdaptAgent().check(task)
+    with pytest.raises(InputError):
+        NetAdaptAgent().search(task)
+    assert task.history == []
+
+
+def test_a_budget_met_by_the_dense_network_needs_no_iteration() -> None:
+    task = toy_task(sites=4, fraction=1.0)
+    agent = NetAdaptAgent()
+    agent.search(task)
+    assert agent.family == []
+    assert [e.request.plan for e in task.history] == [task.plan(task.dense_widths)]

@@ -221,7 +221,12 @@ class DDPGAgent(Agent):
         self.store_executed, self.demonstrate_uniform = store_executed, demonstrate_uniform
 
     def schedule(self, horizon: int) -> Schedule:
-        """Return the exploration of a search laid out for ``horizon`` episodes."""
+        """Return the exploration of a search laid out for ``horizon`` episodes.
+
+        Warm-up is a quarter (the paper's 100 of 400), at most the published 100; the decay is the
+        published 0.95, or faster where that would not end at ``sigma_final``. From 60 episodes on
+        it is the published one.
+        """
         warmup = self.warmup_episodes
         if warmup is None:
             warmup = min(100, -(-horizon // 4))

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import Agent, require_choice, require_number
+from agents.fill import nearest_widths
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.search_task import SearchTask
@@ -56,7 +57,7 @@ class NetAdaptAgent(Agent):
     winners of the last search; all but the last are wider than the budget and are no result by
     themselves: ``task.best()`` leaves them out.
 
-    Evaluations left over at the budget, always fewer than two iterations' worth, are not used.
+    Evaluations left over are not used: there is nothing to adapt below the budget.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class NetAdaptAgent(Agent):
         rule: str = "ratio",
         decay: float = 0.96,
         short_term_steps: int = 10,
-        emphasis: float = 2.0,
+        emphasis: float = 3.0,
     ) -> None:
         require_choice("agents.netadapt.rule", rule, ("ratio", "accuracy"))
         require_number("agents.netadapt.decay", decay, 0.5, 1.0)
@@ -151,13 +152,16 @@ class NetAdaptAgent(Agent):
     def _narrow_all(self, task: SearchTask, widths: Widths, t: int, target: float) -> Widths:
         """Return the widest plan that meets ``target`` with site ``t`` narrowed the most.
 
-        Every site keeps a fraction f of its present width and site ``t`` keeps f ** emphasis,
-        rounded down to legal widths; f is the largest of a grid that meets the target.
+        Every site takes the legal width nearest to a fraction f of its present one, and site ``t``
+        to f ** emphasis, at least one width less than now; f is the largest of a grid that meets
+        the target. At f = 0 all sites are at their narrowest.
         """
-        fractions = np.linspace(1.0, 0.0, 513)
+        fractions = np.linspace(1.0, 0.0, 257)
         powers = np.ones(len(widths))
         powers[t] = self.emphasis
-        plans = rounded_down(task, np.asarray(widths) * fractions[:, None] ** powers)
+        plans = nearest_widths(task, np.asarray(widths) * fractions[:, None] ** powers)
+        next_width = max(w for w in task.sites[t].widths if w < widths[t])
+        plans[:, t] = np.minimum(plans[:, t], next_width)
         met = task.budget_costs(plans) <= target * SLACK
         return as_widths(plans[int(np.argmax(met))] if met.any() else plans[-1])
 
@@ -186,13 +190,3 @@ class NetAdaptAgent(Agent):
 def as_widths(row: NDArray[np.int64]) -> Widths:
     """Return an array's row as a tuple of plain integers."""
     return tuple(int(width) for width in row)
-
-
-def rounded_down(task: SearchTask, wishes: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return ``[B, L]``: the largest legal width not above each wish, or the smallest legal one."""
-    plans = np.empty(wishes.shape, dtype=np.int64)
-    for t, site in enumerate(task.sites):
-        widths = np.asarray(site.widths, dtype=np.int64)
-        index = np.searchsorted(widths, wishes[:, t] + 1e-9, side="right") - 1
-        plans[:, t] = widths[np.maximum(index, 0)]
-    return plans

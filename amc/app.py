@@ -23,7 +23,7 @@ import torch
 from agents import AGENTS
 from amc import finish, planned
 from amc.config import SearchConfig, parse_config, read_config
-from amc.cost import BUDGET_KEYS, cost_of, make_budget
+from amc.cost import BUDGET_KEYS, cost_of, make_budget, smallest_cost
 from amc.data import Data
 from amc.errors import InputError
 from amc.evaluators import ScoringEvaluator
@@ -122,13 +122,11 @@ def _run(
     """Make every search of the run, finish their winners together, and write the summary."""
     reporter.hint(f"amc resume {folder.path}")
     if session is None:
-        target = {**folder.config.latency.model_dump(), "target": str(folder.searches[0].target)}
-        session, test = _prepare(
-            folder.config.model_copy(
-                update={"latency": type(folder.config.latency)(**target)}
-            ),
-            reporter,
+        latency = folder.config.latency.model_copy(
+            update={"target": str(folder.searches[0].target)}
         )
+        own = folder.config.model_copy(update={"latency": latency})
+        session, test = _prepare(own, reporter)
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(_workers(session, reporter))
         trackers: list[Tracker] = []
@@ -170,7 +168,7 @@ def _prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | 
         space=space,
         cost_model=model,
         table=model.table,
-        budget=make_budget(key, fraction, model, [s.widths[0] for s in space.sites], dense),
+        budget=make_budget(key, fraction, model, space.sites),
         dense_cost=cost_of(model, dense),
     )
     return session, task.test
@@ -293,7 +291,6 @@ def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str,
     space = make_space(config, task)
     model = cost_model(task, space, config.latency, reporter or SilentReporter())
     dense = cost_of(model, [site.channels for site in space.sites])
-    least = cost_of(model, [site.widths[0] for site in space.sites])
     layers = model.layer_latencies([site.channels for site in space.sites])
     return {
         "task": task.name,
@@ -322,7 +319,7 @@ def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str,
         },
         "layer_latency_s": layers,
         "smallest": {
-            key: getattr(least, field) / getattr(dense, field)
+            key: smallest_cost(model, space.sites, field) / getattr(dense, field)
             for key, field in BUDGET_KEYS.items()
         },
     }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc.errors import InputError
+from amc.sites import Site
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,43 @@ class Budget:
         return values <= self.limit * (1 + 5e-13)
 
 
-def make_budget(
-    key: str, fraction: float, model: CostModel, smallest: Sequence[int], dense: Sequence[int]
-) -> Budget:
+def cheapest_widths(
+    model: CostModel, sites: Sequence[Site], field: str
+) -> NDArray[np.int64]:
+    """Return a complete candidate ``[sites]`` whose ``field`` of ``Cost`` no single change lowers.
+
+    It starts from the smallest widths, so it never costs more than they do. In a latency table,
+    which need not be monotone, a wider site can be the cheaper one.
+    """
+    widths = np.asarray([site.widths[0] for site in sites], dtype=np.int64)
+    best = float(model.costs(widths[None])[field][0])
+    improved = True
+    while improved:
+        improved = False
+        for position, site in enumerate(sites):
+            candidates = np.repeat(widths[None], len(site.widths), axis=0)
+            candidates[:, position] = site.widths
+            costs = model.costs(candidates)[field]
+            index = int(np.argmin(costs))
+            if costs[index] < best * (1 - 1e-9):
+                widths, best, improved = candidates[index], float(costs[index]), True
+    return widths
+
+
+def smallest_cost(model: CostModel, sites: Sequence[Site], field: str) -> float:
+    """Return the lowest reachable ``field`` of ``Cost``, in its own unit."""
+    return float(model.costs(cheapest_widths(model, sites, field)[None])[field][0])
+
+
+def make_budget(key: str, fraction: float, model: CostModel, sites: Sequence[Site]) -> Budget:
     """Return the budget ``fraction`` of dense; ``InputError`` where no plan can reach it."""
-    arrays = model.costs(np.asarray([smallest, dense], dtype=np.int64))[BUDGET_KEYS[key]]
-    reachable = float(arrays[0] / arrays[1])
+    field = BUDGET_KEYS[key]
+    dense = float(getattr(cost_of(model, [site.channels for site in sites]), field))
+    reachable = smallest_cost(model, sites, field) / dense
     if fraction < reachable:
         floor = np.ceil(reachable * 1000) / 1000
         raise InputError(
             f"budget.{key} {fraction:g} is below the smallest reachable {floor:g}; "
             "raise it or lower sites.min_keep_ratio"
         )
-    return Budget(key, fraction, fraction * float(arrays[1]))
+    return Budget(key, fraction, fraction * dense)

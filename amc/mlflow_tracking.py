@@ -24,7 +24,7 @@ from amc.tracking import SQLITE, Status, flatten
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 IDENTITY_TAG = "amc.search"
-FINAL = "final/"  # all at step 0: MLflow draws bars of what has no other step, and lines of the rest
+FINAL = "final/"  # kept at step 0: MLflow draws bars of what has no other step, lines of the rest
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000  # MLflow's limits
 PARAM_LENGTH = 6000
 LOCK_TIMEOUT_S = 120

@@ -60,6 +60,9 @@ def tradeoff(
             where="post",
             color=BLUE,
             linewidth=1.2,
+            marker="o",
+            markersize=8,
+            markerfacecolor="none",
             label="Pareto front",
         )
     if budget is not None:

@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import ray
 import torch
 from torch import nn
+
+# Ray reads these when it is imported. A private Ray asks for a token; a cluster has rules of its own.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if "RAY_ADDRESS" not in os.environ:
+    os.environ["RAY_AUTH_MODE"] = "token"
+
+import ray
 
 from amc.data import Data
 from amc.worker import Final, Job, Outcome, State, Work, Worker
@@ -36,9 +43,9 @@ class RayWorkers:
         self._own = _connect(cores or count)
         skeleton, arrays = _dismantle(job)
         # The driver keeps these references alive, or an actor could not be rebuilt.
-        self._parts = ray.put(skeleton), ray.put(arrays)
+        self._parts = [ray.put(skeleton), ray.put(arrays)]
         actor: Any = ray.remote(num_cpus=1, max_restarts=4, max_task_retries=5)(_Actor)
-        self._actors = [actor.remote(*self._parts) for _ in range(count)]
+        self._actors = [actor.remote(self._parts) for _ in range(count)]
 
     def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
         """See ``amc.workers.Workers.run``."""
@@ -87,8 +94,8 @@ class RayWorkers:
 class _Actor:
     """A ``Worker`` in a process of its own."""
 
-    def __init__(self, skeleton: Job, arrays: dict[str, Any]) -> None:
-        self._worker = Worker(_assemble(skeleton, arrays))
+    def __init__(self, parts: list[Any]) -> None:
+        self._worker = Worker(_assemble(*ray.get(parts)))
         self._name = f"{ray.util.get_node_ip_address()}:{os.getpid()}"
 
     def run(self, work: Work, start: Any) -> tuple[Outcome, float, str]:
@@ -135,8 +142,6 @@ def _network_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def _connect(count: int) -> bool:
     """Join the cluster of ``RAY_ADDRESS``, or start a private one; return whether it is our own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
         return False
     paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -156,8 +161,7 @@ def _connect(count: int) -> bool:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(token))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     ray.init(
         num_cpus=count,
         include_dashboard=False,

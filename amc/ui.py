@@ -62,9 +62,9 @@ def serve(uri: str, port: int | None = None, log: Path | None = None) -> Iterato
         yield server
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group that ``process`` leads: asked first, then killed."""
-    for number, limit_s in ((signal.SIGTERM, END_LIMIT_S), (signal.SIGKILL, END_LIMIT_S)):
+def end(process: subprocess.Popen[bytes], limit_s: float = END_LIMIT_S) -> None:
+    """End the whole process group that ``process`` leads: asked first, killed after ``limit_s``."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         deadline = time.monotonic() + limit_s

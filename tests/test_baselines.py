@@ -16,7 +16,7 @@ from amc.errors import BudgetSpent
 from tests.toy import ToyEvaluator, toy_task
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(0.05, 1.0), min_size=6, max_size=6),
     st.sampled_from(("macs", "predicted_latency")),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -318,55 +316,3 @@ def test_signals_end_with_code_130_and_no_traceback(number: signal.Signals) -> N
     assert out == ""
     assert "interrupted" in err
     assert "Traceback" not in err
-
-
-def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").touch()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from amc.cli import main; main()", "ui", "--db", "mlflow.db"]
-        + ["--json"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
-    while not lines or lines[-1].rstrip() != "}":
-        line = process.stdout.readline()
-        assert line, process.communicate()[1]
-        lines.append(line)
-    url = json.loads("".join(lines))["url"]
-    group = int(subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True))
-    assert status(f"{url}/health") == 200
-    assert status(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", "evil.com") == 403
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
-    process.communicate()
-    deadline = time.monotonic() + 30
-    while group_lives(group) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not group_lives(group)
-
-
-def status(url: str, host: str | None = None) -> int:
-    import urllib.error
-    import urllib.request
-
-    request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
-
-
-def group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True

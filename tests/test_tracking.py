@@ -44,7 +44,12 @@ def _no_store_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nested_parameters_become_dotted() -> None:
-    params = {"task": "digits", "agent": {"sigma0": 0.5, "options": {}}, "exclude": [], "h": None}
+    params: dict[str, Any] = {
+        "task": "digits",
+        "agent": {"sigma0": 0.5, "options": {}},
+        "exclude": [],
+        "h": None,
+    }
     assert flatten(params) == {
         "task": "digits",
         "agent.sigma0": "0.5",

@@ -16,7 +16,7 @@ KEYS = ("macs", "params", "weight_bytes", "predicted_latency")
 actions = st.lists(st.floats(0.0, 1.0), min_size=8, max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     actions,
     st.sampled_from(KEYS),
@@ -41,7 +41,7 @@ def test_every_walk_ends_within_the_budget_at_legal_widths(
     assert task.fits(walk.widths)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(actions)
 def test_the_executed_action_means_exactly_the_executed_width(chosen: list[float]) -> None:
     course = Course(toy_task(sites=8, key="predicted_latency"))

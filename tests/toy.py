@@ -127,8 +127,7 @@ def toy_task(
     """Return a search over a toy chain."""
     chain = make_sites(sites, step)
     costs = ToyCosts(chain)
-    smallest = [site.widths[0] for site in chain]
-    budget = make_budget(key, fraction, costs, smallest, [site.channels for site in chain])
+    budget = make_budget(key, fraction, costs, chain)
     evaluator = ToyEvaluator(chain, budget, costs)
 
     def plan_maker(widths: Sequence[int], parent: str | None) -> Plan:

@@ -35,7 +35,7 @@ def ui(
             uri = store_of(run_dir, db)
             reporter.message(f"starting MLflow over {uri}; Ctrl-C ends it")
             running.append(stack.enter_context(serve(uri, port)))
-            return {"url": running[0].url, "store": uri}
+            return {"url": running[0].url, "store": uri, "pid": running[0].process.pid}
 
         answer(work, show_facts, as_json)
         with contextlib.suppress(KeyboardInterrupt):

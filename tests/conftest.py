@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SMALL = {
+    "task": "digits",
+    "budget": {"macs": 0.5},
+    "evaluations": 8,
+    "walks": 4,
+    "agents": {
+        "ddpg": {},
+        "netadapt": {"evaluations": 24},
+        "uniform": {},
+        "random_search": {},
+    },
+    "finetune_steps": 10,
+    "calibration_images": 200,
+    "latency": {"batch_size": 64},
+    "workers": 0,
+    "tracking_uri": "off",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the tests' latency tables away from the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of every agent on digits, evaluated in process."""
+    from amc import app
+    from amc.config import parse_config
+
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    app.search(parse_config(SMALL), path)
+    return path

@@ -1,0 +1,174 @@
+"""Coupling and compression: a narrower network equals the dense one with the channels silenced."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from amc.compress import Kept, compress, masks, narrow
+from amc.errors import InputError
+from amc.task import load_task, network_digest
+from search_spaces.channel import ChannelSpace, select
+from tests.networks import two_inputs
+
+
+def space_of(name: str, **options: object) -> tuple[nn.Module, tuple[Tensor, ...], ChannelSpace]:
+    if name == "two_inputs":
+        network, inputs = two_inputs()
+    else:
+        task = load_task(name)
+        network, inputs = task.network, task.search[:2].inputs
+    return network, inputs, ChannelSpace.of(network, inputs, **options)  # type: ignore[arg-type]
+
+
+def silenced(network: nn.Module, space: ChannelSpace, kept: Kept) -> nn.Module:
+    """Return the dense network with everything that the removed channels produce set to zero."""
+    copied = copy.deepcopy(network)
+    modules = dict(copied.named_modules())
+    for (layer, dim), mask in masks(space.groups, kept).items():
+        if dim == "in":
+            continue
+        gone, module = ~torch.from_numpy(mask), modules[layer]
+        for name in ("weight", "bias", *(("running_mean",) if isinstance(module, _BatchNorm) else ())):
+            tensor = getattr(module, name)
+            if tensor is not None:
+                tensor.data[gone] = 0
+    return copied
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "mobilenet", "two_inputs"])
+def test_narrow_equals_silenced(name: str) -> None:
+    network, inputs, space = space_of(name, round_to=1)
+    before = network_digest(network)
+    for share in (0.0, 0.5, 0.9):
+        plan = space.plan([s.widths[int(share * (len(s.widths) - 1))] for s in space.sites])
+        kept = {site: choice.kept for site, choice in plan.choices.items()}
+        with torch.no_grad():
+            expected = silenced(network, space, kept)(*inputs)
+            smaller = compress(network, space.groups, kept)
+            torch.testing.assert_close(smaller(*inputs), expected, rtol=1e-4, atol=1e-4)
+        assert sum(p.numel() for p in smaller.parameters()) < sum(
+            p.numel() for p in network.parameters()
+        )
+    assert network_digest(network) == before
+
+
+def test_sites_of_resnet20_follow_the_residual_additions() -> None:
+    _, _, space = space_of("resnet20")
+    assert len(space.sites) == 12
+    first = space.sites[0]
+    assert first.name == "conv1"
+    assert {"layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"} <= set(first.layers)
+    assert space.excluded == {"fc": "its channels are outputs of the network"}
+
+
+def test_sites_of_mobilenet_carry_their_depthwise_layers() -> None:
+    _, _, space = space_of("mobilenet")
+    assert len(space.sites) == 14
+    assert all(f"blocks.{i}.depthwise" in space.sites[i].layers for i in range(13))
+
+
+def test_concatenation_grouping_and_flattening() -> None:
+    network, inputs, space = space_of("two_inputs")
+    names = {site.name for site in space.sites}
+    assert "hidden" in names
+    assert "grouped" in space.excluded  # its 16 channels are made by a grouped convolution
+    assert "out" in space.excluded
+    assert not {"left", "right"} & names  # they feed the grouped convolution, which cannot narrow
+    assert all("grouped" in space.excluded[n] for n in ("left",) if n in space.excluded)
+    with torch.no_grad():
+        assert network(*inputs).shape == (2, 5)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_select_never_empties_a_layer(data: st.DataObject) -> None:
+    _, _, space = CONCAT
+    group = next(g for g in space.groups if len({len(m.channel) for m in g.members}) > 1)
+    width = data.draw(st.integers(2, group.channels))
+    scores = torch.tensor(
+        data.draw(st.lists(st.floats(0, 1), min_size=group.channels, max_size=group.channels))
+    )
+    kept = select(group, scores, width)
+    assert len(set(kept)) == width
+    assert list(kept) == sorted(kept)
+    for member in group.members:
+        assert set(member.channel.tolist()) & set(kept)
+
+
+class Concat(nn.Module):
+    """A residual across a concatenation: one group whose producers own different parts of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = nn.Conv2d(3, 20, 1)
+        self.left = nn.Conv2d(20, 8, 1)
+        self.right = nn.Conv2d(20, 12, 1)
+        self.out = nn.Conv2d(20, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = self.whole(x)
+        return self.out(whole + torch.cat([self.left(whole), self.right(whole)], 1)).mean((2, 3))
+
+
+def concat_space() -> tuple[nn.Module, tuple[Tensor, ...], ChannelSpace]:
+    torch.manual_seed(0)
+    network, inputs = Concat().eval(), (torch.randn(2, 3, 4, 4),)
+    return network, inputs, ChannelSpace.of(network, inputs, round_to=1)
+
+
+CONCAT = concat_space()
+
+
+def test_residual_across_a_concatenation() -> None:
+    network, inputs, space = CONCAT
+    assert space.sites
+    plan = space.plan([s.widths[0] for s in space.sites])
+    kept = {site: choice.kept for site, choice in plan.choices.items()}
+    with torch.no_grad():
+        expected = silenced(network, space, kept)(*inputs)
+        torch.testing.assert_close(compress(network, space.groups, kept)(*inputs), expected)
+
+
+def test_a_child_keeps_what_matters_in_its_parent() -> None:
+    network, inputs, space = space_of("resnet8")
+    parent = space.plan([s.widths[-2] for s in space.sites])
+    kept = {site: choice.kept for site, choice in parent.choices.items()}
+    tuned = compress(network, space.groups, kept)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.mul_(torch.rand_like(parameter))
+    child = space.plan([s.widths[0] for s in space.sites], dict(tuned.state_dict()), parent)
+    smaller = {site: choice.kept for site, choice in child.choices.items()}
+    assert all(set(smaller[s]) < set(kept[s]) for s in kept)
+    assert smaller != {
+        s: c.kept for s, c in space.plan([s.widths[0] for s in space.sites]).choices.items()
+    }
+    result = narrow(tuned, space.groups, kept, smaller)
+    with torch.no_grad():
+        assert result(*inputs).shape == network(*inputs).shape
+    with pytest.raises(InputError, match="its parent removed"):
+        narrow(result, space.groups, smaller, kept)
+
+
+def test_exclude_and_its_mistakes() -> None:
+    _, _, space = space_of("resnet8", exclude=["layer3"])
+    assert all(not s.name.startswith("layer3") for s in space.sites)
+    assert space.excluded["layer3.0.conv1"] == "excluded by sites.exclude"
+    with pytest.raises(InputError, match="did you mean 'layer3'"):
+        space_of("resnet8", exclude=["layer33"])
+
+
+def test_widths_are_multiples_or_whole() -> None:
+    _, _, space = space_of("resnet8", round_to=8, min_keep_ratio=0.3)
+    for site in space.sites:
+        assert site.widths[-1] == site.channels
+        assert all(w % 8 == 0 and w >= 0.3 * site.channels for w in site.widths)
+    with pytest.raises(InputError, match="is not legal"):
+        space.plan([1] * len(space.sites))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amc.config import SearchConfig, parse_config, read_config
+from amc.errors import InputError
+
+GOOD: dict[str, Any] = {"task": "digits", "budget": {"macs": 0.5}, "agents": {"uniform": {}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tsk": "digits"}, "tsk is not a known key; did you mean 'task'"),
+        ({"budget": {"mac": 0.5}}, "did you mean 'macs'"),
+        ({"budget": {"macs": 0.5, "params": 0.5}}, "exactly one of"),
+        ({"budget": {"macs": 1.5}}, "budget.macs 1.5"),
+        ({"budget": {"macs": float("nan")}}, "budget.macs nan"),
+        ({"evaluations": 0}, "evaluations 0"),
+        ({"evaluations": "many"}, "evaluations 'many'"),
+        ({"sites": {"round_to": 0}}, "sites.round_to 0"),
+        ({"agents": {}}, "at least one agent"),
+        ({"seeds": []}, "seeds"),
+        ({"recovery": "hope"}, "recovery 'hope'"),
+        ({"data": "some"}, "data 'some'"),
+        ({"device": "cuda"}, "'cuda' is not built yet"),
+    ],
+)
+def test_bad_configurations_name_field_and_value(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_config({**GOOD, **change})
+    assert message in str(caught.value)
+
+
+def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("task: digits\nbudget: {macs: 0.5}\nagents: [uniform]\n")
+    config = read_config(
+        str(file), ["sites.round_to=8", "budget.params=0.4"], agents=["ddpg"], seed=3, workers=0
+    )
+    assert config.sites.round_to == 8
+    assert config.budget == {"params": 0.4}
+    assert list(config.agents) == ["ddpg"]
+    assert config.seeds == (3,)
+    assert config.workers == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: *x\n", "aliases are not allowed"),
+        ("!!python/object/apply:os.system ['true']\n", "not readable YAML"),
+        ("[1, 2]\n", "must hold keys and values"),
+        ("a: [1\n", "not readable YAML"),
+    ],
+)
+def test_hostile_and_broken_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_config(str(file))
+
+
+def test_digest_ignores_what_cannot_change_the_result() -> None:
+    config = SearchConfig(**GOOD)
+    assert config.digest == config.model_copy(update={"workers": 2}).digest
+    assert config.digest != config.model_copy(update={"evaluations": 61}).digest

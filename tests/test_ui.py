@@ -1,0 +1,98 @@
+"""``amc ui``: MLflow's server, on loopback, ended with all that it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from amc.errors import InputError
+from amc.ui import end, serve
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    program = "from amc.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "ui", "--db", "mlflow.db", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or lines[-1].rstrip() != "}":
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        lines.append(line)
+    facts = json.loads("".join(lines))
+    url, group = facts["url"], facts["pid"]
+    assert status(f"{url}/health") == 200
+    assert status(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", "evil.com") == 403
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while group_lives(group) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not group_lives(group)
+
+
+def status(url: str, host: str | None = None) -> int:
+    request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_port_that_is_taken_is_bad_input() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"--port {port} is taken"), serve("unused", port):
+            pass
+
+
+def test_a_server_that_cannot_start_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="ended with code"), serve("no-such-store://x"):
+        pass
+
+
+def test_a_group_that_ignores_the_question_is_killed() -> None:
+    code = (
+        "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.fork(); "
+        "print(1, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    end(process, limit_s=0.2)
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL

@@ -8,6 +8,7 @@ into plain index lists, so that compressing is slicing.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,7 +55,8 @@ class LayerShape:
 class ChannelGroup:
     """Coupled channels ``0 .. channels-1`` and every layer dimension that they are part of.
 
-    ``name`` is the first layer, in order of execution, that produces them; ``shape`` is its shape.
+    ``name`` is the first layer, in order of execution, that produces them and, where there is a
+    choice, nothing else; ``shape`` is its shape.
     """
 
     name: str
@@ -88,55 +90,85 @@ def trace_coupling(
     groups: list[ChannelGroup] = []
     excluded: dict[str, str] = {}
     for raw in graph.get_all_groups(root_module_types=ROOTS):
-        name, group, reason = _read_group(raw, names, shapes, order)
-        if group is None:
-            excluded[name] = reason
+        members, reason = _read_members(raw, names)
+        if reason:
+            excluded[_name(members, order, names[raw[0].dep.target.module])] = reason
         else:
-            groups.append(group)
-    groups.sort(key=lambda g: order[g.name])
+            groups += _split(members, len(raw[0].idxs), shapes, order)
+    groups.sort(key=lambda g: order[g.name.partition(":")[0]])
     return tuple(groups), excluded
 
 
-def _read_group(
-    raw: Any, names: dict[nn.Module, str], shapes: dict[str, LayerShape], order: dict[str, int]
-) -> tuple[str, ChannelGroup | None, str]:
-    """Return the group's name and either the group or the reason why there is none."""
-    members: dict[tuple[str, Dim], dict[int, int]] = {}
+def _read_members(raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], str]:
+    """Return the coupled layer dimensions, and why they cannot be narrowed or an empty string."""
+    positions: dict[tuple[str, Dim], dict[int, int]] = {}
     sizes: dict[tuple[str, Dim], int] = {}
-    reason = ""
+    reasons = []
     for item in raw.items:
         module, handler = item.dep.target.module, item.dep.handler.__name__
         if isinstance(module, nn.Parameter):
-            reason = reason or "it is coupled to a bare parameter"
+            reasons.append("it is coupled to a bare parameter")
             continue
         if module not in names:  # element-wise, concatenation, reshape: nothing to slice
             continue
         layer = names[module]
         if why := _cannot_narrow(module):
-            reason = reason or f"layer {layer!r} {why}"
+            reasons.append(f"layer {layer!r} {why}")
+            continue
+        if item.root_idxs is None or any(root is None for root in item.root_idxs):
+            reasons.append(f"the channels of {layer!r} do not map one to one")
             continue
         one_sided = isinstance(module, (_BatchNorm, nn.PReLU)) or is_depthwise(module)
         dim: Dim = "out" if one_sided or "out_channels" in handler else "in"
-        positions = members.setdefault((layer, dim), {})
         sizes[layer, dim] = _dim_size(module, dim)
-        if item.root_idxs is None or any(root is None for root in item.root_idxs):
-            reason = reason or f"the channels of {layer!r} do not map one to one"
-            continue
-        positions.update(zip(item.idxs, item.root_idxs, strict=True))
-    producers = [
-        layer
-        for layer, dim in members
-        if dim == "out" and layer in order and shapes[layer].kind != "depthwise"
-    ]  # a depthwise convolution passes channels on; it does not make them
-    name = min(producers, key=order.__getitem__, default=names[raw[0].dep.target.module])
-    if reason:
-        return name, None, reason
-    listed = tuple(
+        positions.setdefault((layer, dim), {}).update(zip(item.idxs, item.root_idxs, strict=True))
+    members = [
         Member(*key, sizes[key], np.array(list(m), np.int64), np.array(list(m.values()), np.int64))
-        for key, m in sorted(members.items(), key=lambda kv: order.get(kv[0][0], -1))
-    )
-    macs = sum(shapes[layer].macs for layer in producers)
-    return name, ChannelGroup(name, len(raw[0].idxs), listed, shapes[name], macs), ""
+        for key, m in positions.items()
+    ]
+    return members, next(iter(reasons), "")
+
+
+def _split(
+    members: list[Member], channels: int, shapes: dict[str, LayerShape], order: dict[str, int]
+) -> list[ChannelGroup]:
+    """Return one group for all channels that the same layers share, or several.
+
+    Where a concatenation is added to something, its parts' channels are coupled to different
+    layers. Each part is a decision of its own, so that widths of layers follow those of sites.
+    """
+    layers_of = np.zeros((channels, len(members)), dtype=bool)
+    for column, member in enumerate(members):
+        layers_of[member.channel, column] = True
+    groups: list[ChannelGroup] = []
+    for pattern in dict.fromkeys(map(tuple, layers_of.tolist())):
+        own = np.flatnonzero((layers_of == pattern).all(axis=1))
+        part = tuple(
+            _restricted(member, own) for member, there in zip(members, pattern, strict=True) if there
+        )
+        name = _name(part, order, "")
+        taken = sum(g.name.partition(":")[0] == name for g in groups)
+        macs = sum(
+            shapes[m.layer].macs * len(own) // m.size
+            for m in part
+            if m.dim == "out" and m.layer in shapes and shapes[m.layer].kind != "depthwise"
+        )
+        full_name = f"{name}:{taken}" if taken else name
+        groups.append(ChannelGroup(full_name, len(own), part, shapes[name], macs))
+    return groups
+
+
+def _restricted(member: Member, channels: NDArray[np.int64]) -> Member:
+    """Return the member's part in ``channels`` (ascending), renumbered from 0."""
+    inside = np.isin(member.channel, channels)
+    renumbered = np.searchsorted(channels, member.channel[inside])
+    return Member(member.layer, member.dim, member.size, member.index[inside], renumbered)
+
+
+def _name(members: Sequence[Member], order: dict[str, int], default: str) -> str:
+    """Return the producing layer that names a group: of the smallest ones, the first to run."""
+    makers = [m for m in members if m.dim == "out" and m.layer in order]
+    return min(makers, key=lambda m: (m.size, order[m.layer])).layer if makers else default
 
 
 def _dim_size(module: nn.Module, dim: Dim) -> int:

@@ -75,16 +75,16 @@ class NetworkStructure:
 
     def kernel_requests(self) -> list[KernelRequest]:
         """Return every kernel that a network of these sites can run, with its reachable widths."""
-        found: dict[str, tuple[OpTemplate, list[set[int]]]] = {}
-        for op, columns in zip(self.ops, slices([len(op.dims) for op in self.ops]), strict=True):
-            _, reachable = found.setdefault(
-                op.kernel, (op.template, [set() for _ in op.dims])
-            )
-            for axis, column in enumerate(range(columns.start, columns.stop)):
-                reachable[axis] |= self._reachable(column)
+        found: dict[str, tuple[OpTemplate, list[set[int]], list[int]]] = {}
+        parts = slices([len(op.dims) for op in self.ops])
+        for position, (op, part) in enumerate(zip(self.ops, parts, strict=True)):
+            entry = found.setdefault(op.kernel, (op.template, [set() for _ in op.dims], []))
+            entry[2].append(position)
+            for widths, column in zip(entry[1], range(part.start, part.stop), strict=True):
+                widths |= self._reachable(column)
         return [
-            KernelRequest(template, tuple(tuple(sorted(widths)) for widths in reachable))
-            for template, reachable in found.values()
+            KernelRequest(template, tuple(tuple(sorted(w)) for w in reachable), tuple(positions))
+            for template, reachable, positions in found.values()
         ]
 
     def _reachable(self, column: int) -> set[int]:

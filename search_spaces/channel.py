@@ -85,12 +85,12 @@ class ChannelSpace:
         """
         scores = self.importance(weights, within)
         choices = {}
-        for site, group, width in zip(self.sites, self.groups, widths, strict=True):
+        for site, width in zip(self.sites, widths, strict=True):
             if width not in site.widths:
                 raise InputError(
                     f"width {width} at site {site.name!r} is not legal; choose one of {site.widths}"
                 )
-            kept = select(group, scores[site.name], width)
+            kept = select(scores[site.name], width)
             choices[site.name] = Choice(width / site.channels, kept)
         return Plan(choices)
 
@@ -119,21 +119,10 @@ class ChannelSpace:
         return scores
 
 
-def select(group: ChannelGroup, scores: Tensor, width: int) -> tuple[int, ...]:
-    """Return the ``width`` best channels, ascending, leaving every coupled layer at least one."""
-    ranked = torch.argsort(scores, descending=True, stable=True).tolist()
-    kept = ranked[:width]
-    for member in group.members:
-        own = set(member.channel.tolist())
-        if own.isdisjoint(kept):
-            best = next(c for c in ranked if c in own)
-            others = [m for m in group.members if set(m.channel.tolist()) & set(kept)]
-            for candidate in reversed(kept):
-                rest = set(kept) - {candidate}
-                if all(set(m.channel.tolist()) & rest for m in others):
-                    kept = [*(c for c in kept if c != candidate), best]
-                    break
-    return tuple(sorted(kept))
+def select(scores: Tensor, width: int) -> tuple[int, ...]:
+    """Return the ``width`` best channels, ascending; among equals the lower index."""
+    ranked = torch.argsort(scores, descending=True, stable=True)
+    return tuple(sorted(ranked[:width].tolist()))
 
 
 def producers(group: ChannelGroup) -> list[str]:
@@ -172,7 +161,7 @@ def _why_not(
     try:
         with torch.inference_mode():
             dense = network(*example_inputs)
-            kept = select(group, torch.arange(group.channels, 0, -1), group.channels - 1)
+            kept = range(group.channels - 1)
             narrow = compress(network, groups, {group.name: kept})(*example_inputs)
     except Exception as error:
         return f"a narrower network does not run: {str(error).splitlines()[0]}"

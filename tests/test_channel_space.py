@@ -6,15 +6,13 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.compress import Kept, compress, masks, narrow
 from amc.errors import InputError
 from amc.task import load_task, network_digest
-from search_spaces.channel import ChannelSpace, select
+from search_spaces.channel import ChannelSpace
 from tests.networks import two_inputs
 
 
@@ -74,36 +72,15 @@ def test_sites_of_mobilenet_carry_their_depthwise_layers() -> None:
     assert all(f"blocks.{i}.depthwise" in space.sites[i].layers for i in range(13))
 
 
-def test_concatenation_grouping_and_flattening() -> None:
-    network, inputs, space = space_of("two_inputs")
-    names = {site.name for site in space.sites}
-    assert "hidden" in names
-    assert "grouped" in space.excluded  # its 16 channels are made by a grouped convolution
-    assert "out" in space.excluded
-    assert not {"left", "right"} & names  # they feed the grouped convolution, which cannot narrow
-    assert all("grouped" in space.excluded[n] for n in ("left",) if n in space.excluded)
-    with torch.no_grad():
-        assert network(*inputs).shape == (2, 5)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_select_never_empties_a_layer(data: st.DataObject) -> None:
-    _, _, space = CONCAT
-    group = next(g for g in space.groups if len({len(m.channel) for m in g.members}) > 1)
-    width = data.draw(st.integers(2, group.channels))
-    scores = torch.tensor(
-        data.draw(st.lists(st.floats(0, 1), min_size=group.channels, max_size=group.channels))
-    )
-    kept = select(group, scores, width)
-    assert len(set(kept)) == width
-    assert list(kept) == sorted(kept)
-    for member in group.members:
-        assert set(member.channel.tolist()) & set(kept)
+def test_grouped_convolutions_hold_their_inputs_back() -> None:
+    _, _, space = space_of("two_inputs")
+    assert {site.name for site in space.sites} == {"hidden"}
+    assert space.excluded["left"] == "layer 'grouped' is a grouped convolution"
+    assert "outputs of the network" in space.excluded["out"]
 
 
 class Concat(nn.Module):
-    """A residual across a concatenation: one group whose producers own different parts of it."""
+    """A residual across a concatenation: its two parts are coupled to the same layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,12 +100,10 @@ def concat_space() -> tuple[nn.Module, tuple[Tensor, ...], ChannelSpace]:
     return network, inputs, ChannelSpace.of(network, inputs, round_to=1)
 
 
-CONCAT = concat_space()
-
-
 def test_residual_across_a_concatenation() -> None:
-    network, inputs, space = CONCAT
-    assert space.sites
+    network, inputs, space = concat_space()
+    assert {site.name: site.channels for site in space.sites} == {"left": 8, "right": 12}
+    assert all("whole" in site.layers for site in space.sites)
     plan = space.plan([s.widths[0] for s in space.sites])
     kept = {site: choice.kept for site, choice in plan.choices.items()}
     with torch.no_grad():

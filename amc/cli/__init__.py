@@ -49,6 +49,8 @@ def main() -> None:
     # last, so that nothing there hides an installed package.
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
+    # A script's shell starts background commands with SIGINT ignored; whoever sends it means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         check_layout()

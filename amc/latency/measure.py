@@ -1,10 +1,10 @@
 """Filling a ``LatencyTable``: timing kernels so that their sum predicts whole networks.
 
 How an operation is timed decides whether the table is right. Each call runs once, not in a hot
-loop: a few dozen different points take turns, as the layers of a network do, so that code and
-weights are as cold as they are there; and what a call reads is rewritten just before it, because in
-a network the operation before has just written it. Turns also spread a machine's drift over all
-points, and a fixed reference operation that takes part in every turn shows what drift there is.
+loop: a turn goes through the network's kernels in the network's order, each at another width, so
+that code and weights are as warm or cold as they are there; and what a call reads is rewritten just
+before it, because in a network the operation before has just written it. A fixed reference
+operation takes part in every turn, so that later sessions can be brought to this one's clock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,6 @@ from amc.latency.table import KernelTimes, LatencyTable, NetworkTime, missing
 from amc.latency.trace import trace_ops
 from amc.registry import lookup
 
-TURN = 24  # points that take turns; about as many different kernels as a network has
 REPEATS = 15
 MORE_REPEATS = 25  # for points that stay uncertain
 FULL_GRID = 220  # kernels with no more points than this are timed at every reachable width
@@ -43,10 +42,14 @@ Point = tuple[OpTemplate, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class KernelRequest:
-    """A kernel, and for each of its axes the ascending widths that a search can ask for."""
+    """A kernel, and for each of its axes the ascending widths that a search can ask for.
+
+    ``positions`` are its places in the order of the network's operations.
+    """
 
     template: OpTemplate
     reachable: tuple[tuple[int, ...], ...]
+    positions: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -62,23 +65,37 @@ class DenseNetwork:
 class _Session:
     """All timings of one sitting: seconds by point, of the reference, and of whole networks."""
 
+    sequence: Sequence[str]  # kernel keys in the order of the network
     dense: Sequence[DenseNetwork]
     progress: Progress
-    total: int = 0
-    done: int = 0
     reference: list[float] = field(default_factory=list)
     networks: dict[str, list[float]] = field(default_factory=dict)
     points: dict[tuple[str, tuple[int, ...]], list[float]] = field(default_factory=dict)
 
-    def time(self, points: Sequence[Point], repeats: int) -> None:
-        """Time every point ``repeats`` times, ``TURN`` points taking turns."""
-        for start in range(0, len(points), TURN):
-            self._time_turn(points[start : start + TURN], repeats)
-            self.done += len(points[start : start + TURN])
-            self.progress(self.done, max(self.total, self.done), "timing kernels")
+    def time(self, points: Sequence[Point], repeats: int, what: str) -> None:
+        """Time every point at least ``repeats`` times, in turns that look like the network."""
+        turns = self._turns(points)
+        for done, turn in enumerate(turns):
+            self.time_turn(turn, repeats)
+            self.progress(done + 1, len(turns), what)
 
-    def _time_turn(self, points: Sequence[Point], repeats: int) -> None:
-        calls = [(self._samples(point), *prepare(*point)) for point in points]
+    def _turns(self, points: Sequence[Point]) -> list[list[Point]]:
+        """Return lists of points in the order of the network's kernels, every point in one or more.
+
+        A kernel that has fewer points than the turns have places for it comes with them again.
+        """
+        by_kernel: dict[str, list[Point]] = {}
+        for point in points:
+            by_kernel.setdefault(point[0].key, []).append(point)
+        places = {key: max(self.sequence.count(key), 1) for key in by_kernel}
+        count = max((-(-len(its) // places[key]) for key, its in by_kernel.items()), default=0)
+        endless = {key: cycle(its) for key, its in by_kernel.items()}
+        order = [key for key in self.sequence if key in by_kernel]
+        return [[next(endless[key]) for key in order] for _ in range(count)]
+
+    def time_turn(self, points: Sequence[Point], repeats: int) -> None:
+        """Go through ``points`` ``repeats`` times, then run the dense networks."""
+        calls = [(self.samples(point), *prepare(*point)) for point in points]
         reference = Reference()
         for repeat in range(repeats + 1):
             for samples, call, activations in calls:
@@ -97,7 +114,8 @@ class _Session:
                     timed(lambda d=dense: d.network(*d.inputs))  # type: ignore[misc]
                 )
 
-    def _samples(self, point: Point) -> list[float]:
+    def samples(self, point: Point) -> list[float]:
+        """Return the timings of a point, a list that may be appended to."""
         return self.points.setdefault((point[0].key, point[1]), [])
 
     def curve(self, template: OpTemplate, dims: Sequence[tuple[int, ...]]) -> Floats:
@@ -180,22 +198,22 @@ def measure_table(
     New times are brought to the clock of the table's first session by the reference operation.
     """
     wanted = [
-        KernelRequest(r.template, _union(r, table))
+        KernelRequest(r.template, _union(r, table), r.positions)
         for r in requests
         if table is None or missing(table, r.template.key, r.reachable)
     ]
     fresh = [d for d in dense if table is None or d.key not in table.networks]
     if table is not None and not wanted and not fresh:
         return table
-    session = _Session(fresh, progress)
+    places = sorted((p, r.template.key) for r in wanted for p in r.positions)
+    session = _Session([key for _, key in places], fresh, progress)
     with device_settings(threads):
         grids = _grids(session, wanted)
         points = [(r.template, dims) for r, grid in grids for dims in product(*grid)]
-        session.total = session.done + len(points)
-        session.time(points, REPEATS)
+        session.time(points, REPEATS, "timing kernels")
         _retime(session, points)
         while any(len(session.networks.get(d.key, [])) < 3 * REPEATS for d in fresh):
-            session._time_turn([], 1)
+            session.time_turn([], 1)
         overhead = table.call_overhead_s if table else call_overhead()
     reference = float(np.median(session.reference))
     factor = reference / table.reference_s if table else 1.0
@@ -245,8 +263,7 @@ def _grids(
     points = dict.fromkeys(
         (r.template, dims) for r in large for line in profiles[r.template.key] for dims in line
     )
-    session.total = len(points)
-    session.time(list(points), 7)
+    session.time(list(points), 7, "looking at curves")
     chosen = []
     for request in requests:
         grid = request.reachable
@@ -270,11 +287,8 @@ def _profiles(request: KernelRequest) -> list[list[tuple[int, ...]]]:
 
 def _retime(session: _Session, points: Sequence[Point]) -> None:
     for _ in range(2):
-        noisy = [p for p in points if median_interval(session._samples(p)) > UNCERTAIN]
-        if not noisy:
-            return
-        session.total += len(noisy)
-        session.time(noisy, MORE_REPEATS)
+        noisy = [p for p in points if median_interval(session.samples(p)) > UNCERTAIN]
+        session.time(noisy, MORE_REPEATS, "timing noisy kernels again")
 
 
 def _times(

@@ -27,6 +27,7 @@ from amc.cost import BUDGET_KEYS, cost_of, make_budget, smallest_cost
 from amc.data import Data
 from amc.errors import InputError
 from amc.evaluators import ScoringEvaluator
+from amc.plan_file import read_plan
 from amc.pricing import cost_model, measure_to
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
@@ -54,7 +55,7 @@ def load_config(
 ) -> SearchConfig:
     """Return the configuration of a YAML file, or the default one for a task's name.
 
-    ``overrides`` are ``"a.b=value"``; the other arguments replace the file's. Raises ``InputError``.
+    ``overrides`` are ``"a.b=value"``; the other arguments replace the file's.
     """
     if not Path(source).is_file() and (source in ZOO or ":" in source):
         raw = {"task": source, "budget": {"predicted_latency": 0.5}, "agents": {"ddpg": {}}}
@@ -98,7 +99,7 @@ def search(
 def resume(
     run_dir: Path, evaluations: int | None = None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Go on with the run in ``run_dir``, up to more ``evaluations`` if given; return as ``search``."""
+    """Go on with the run in ``run_dir``, to more ``evaluations`` if given; return as ``search``."""
     folder = RunFolder.open(run_dir)
     if evaluations is not None:
         if evaluations < folder.config.evaluations:
@@ -227,7 +228,9 @@ def _check_agent(session: Session, name: str) -> None:
     options = session.config.agents[name]
     count = options.get("evaluations", session.config.evaluations)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InputError(f"agents.{name}.evaluations must be a whole number above 0, but got {count!r}")
+        raise InputError(
+            f"agents.{name}.evaluations must be a whole number above 0, but got {count!r}"
+        )
     make_agent(name, options).check(session.unevaluated_task(name))
 
 
@@ -346,9 +349,7 @@ def export(run_dir: Path, agent: str | None, seed: int | None, out: Path) -> dic
             raise InputError(
                 f"{key} {value!r} is not in run {str(run_dir)!r}; it has {', '.join(known)}"
             )
-    chosen = [
-        r for r in rows if agent in (None, r["agent"]) and seed in (None, r["seed"])
-    ]
+    chosen = [r for r in rows if agent in (None, r["agent"]) and seed in (None, r["seed"])]
     if not chosen:
         raise InputError(f"run {str(run_dir)!r} has no search of agent {agent!r} with seed {seed}")
     best = max(chosen, key=lambda row: row["search_accuracy"])
@@ -386,7 +387,7 @@ def validate(path: Path) -> dict[str, Any]:
         for name, options in config.agents.items():
             make_agent(name, options)
         return {"file": str(path), "valid": True, "kind": "configuration", "digest": config.digest}
-    plan = planned.read_plan(path)
+    plan = read_plan(path)
     return {
         "file": str(path),
         "valid": True,

@@ -53,7 +53,7 @@ def narrow(
 
 
 def masks(groups: Sequence[ChannelGroup], kept: Kept) -> dict[tuple[str, Dim], Mask]:
-    """Return for each coupled layer dimension which of its dense positions stay, bool ``[size]``."""
+    """Return for each coupled layer dimension which dense positions stay, bool ``[size]``."""
     result: dict[tuple[str, Dim], Mask] = {}
     for group in groups:
         stays = np.ones(group.channels, dtype=bool)

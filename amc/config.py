@@ -158,7 +158,7 @@ class _NoAliases(yaml.SafeLoader):
     """Plain data only: no tags that build objects, no aliases that multiply them."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
 

@@ -87,9 +87,7 @@ class Budget:
         return values <= self.limit * (1 + 5e-13)
 
 
-def cheapest_widths(
-    model: CostModel, sites: Sequence[Site], field: str
-) -> NDArray[np.int64]:
+def cheapest_widths(model: CostModel, sites: Sequence[Site], field: str) -> NDArray[np.int64]:
     """Return a complete candidate ``[sites]`` whose ``field`` of ``Cost`` no single change lowers.
 
     It starts from the smallest widths, so it never costs more than they do. In a latency table,

@@ -144,7 +144,9 @@ def _split(
     for pattern in dict.fromkeys(map(tuple, layers_of.tolist())):
         own = np.flatnonzero((layers_of == pattern).all(axis=1))
         part = tuple(
-            _restricted(member, own) for member, there in zip(members, pattern, strict=True) if there
+            _restricted(member, own)
+            for member, there in zip(members, pattern, strict=True)
+            if there
         )
         name = _name(part, order, "")
         taken = sum(g.name.partition(":")[0] == name for g in groups)

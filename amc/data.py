@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,26 +10,28 @@ from torch import Tensor
 
 from amc.errors import InputError
 
-
 IMAGE_DIMS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Data:
     """Inputs, a tensor ``[N, ...]`` or a tuple of them (one a network input), and labels ``[N]``.
 
     ``labels`` is ``None`` for unlabelled data: scores are then agreement with the dense network.
     """
 
-    inputs: Tensor | tuple[Tensor, ...]
-    labels: Tensor | None = None
+    inputs: tuple[Tensor, ...]
+    labels: Tensor | None
 
-    def __post_init__(self) -> None:
-        inputs = (self.inputs,) if isinstance(self.inputs, Tensor) else tuple(self.inputs)
-        object.__setattr__(self, "inputs", inputs)
-        lengths = {len(t) for t in inputs} | ({len(self.labels)} if self.labels is not None else set())
+    def __init__(self, inputs: Tensor | Sequence[Tensor], labels: Tensor | None = None) -> None:
+        parts = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+        object.__setattr__(self, "inputs", parts)
+        object.__setattr__(self, "labels", labels)
+        lengths = {len(t) for t in (*parts, *(() if labels is None else (labels,)))}
         if len(lengths) != 1 or 0 in lengths:
-            raise InputError(f"data must have inputs and labels of one length > 0, but got {lengths}")
+            raise InputError(
+                f"data must have inputs and labels of one length > 0, but got {lengths}"
+            )
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -66,7 +68,7 @@ class Data:
 
 
 def shift_and_flip(inputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Return image batches ``[B, C, H, W]``, each image mirrored with p = 0.5 and moved by up to 2."""
+    """Return images ``[B, C, H, W]``, each mirrored with p = 0.5 and moved by up to 2 pixels."""
     augmented = []
     for images in inputs:
         batch, _, height, width = images.shape

@@ -1,4 +1,4 @@
-"""The end of a run: winners on unseen images, on the device, in a file, in pictures, in a summary."""
+"""The end of a run: winners on unseen images, on the device, in files, pictures and a summary."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def finals(
     for one, final in zip(found, results, strict=True):
         if final.search_score != one.best.score:
             raise RuntimeError(
-                f"{one.search.name}: the winner scores {final.search_score!r} when built again, but "
-                f"the search recorded {one.best.score!r}; the evaluation is not reproducible here"
+                f"{one.search.name}: the winner scores {final.search_score!r} when built "
+                f"again, but the search recorded {one.best.score!r}; the evaluation is not reproducible here"
             )
     return results
 

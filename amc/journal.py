@@ -70,8 +70,8 @@ class JournaledEvaluator:
             if request != record.request:
                 raise InputError(
                     f"{self._journal.path}: record {self._position} answers another request than "
-                    "the search makes now; the code or the configuration has changed since, so start "
-                    "a new run in another folder"
+                    "the search makes now; the code or the configuration has changed since, so "
+                    "start a new run in another folder"
                 )
             self._position += 1
         fresh = requests[len(recorded) :]
@@ -84,7 +84,7 @@ class JournaledEvaluator:
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[Evaluation]]:
-    """Return header and records. A last line that was cut short is dropped, and cut off the file."""
+    """Return header and records; a last line that was cut short is cut off the file."""
     if not path.is_file():
         raise InputError(f"{path} is missing; name a run folder that amc search wrote")
     content = path.read_bytes()
@@ -97,7 +97,9 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Evaluation]]:
         try:
             values.append(json.loads(line))
         except ValueError as error:
-            raise InputError(f"{path} is corrupt at byte {offset}; restore it from a copy") from error
+            raise InputError(
+                f"{path} is corrupt at byte {offset}; restore it from a copy"
+            ) from error
         offset += len(line)
     if not values or values[0].get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{path} has no header of schema version {SCHEMA_VERSION}")

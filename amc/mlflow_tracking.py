@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,16 +96,32 @@ class MlflowTracker:
 def _open(uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient, str]:
     """Return a client of the store, and the experiment's id, both created where they were not.
 
-    Two processes that create one database at the same time break it for good, hence the lock.
+    Two processes that create one database at the same time break it for good, hence the lock; so
+    does one that is interrupted, hence the rename.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    file = uri.removeprefix(SQLITE) if uri.startswith(SQLITE) else None
-    if file is None:
+    if not uri.startswith(SQLITE):
         return _client(uri, experiment, None)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    file = Path(uri.removeprefix(SQLITE))
+    file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock", timeout=LOCK_TIMEOUT_S):
+        if not file.exists():
+            _create_database(file, artifacts)
         return _client(uri, experiment, artifacts)
+
+
+def _create_database(file: Path, artifacts: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    # A fresh folder each time: MLflow keeps connections by path, to deleted files as well.
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
+        unfinished = Path(folder) / file.name
+        store: Any = SqlAlchemyStore(  # type: ignore[no-untyped-call]
+            f"{SQLITE}{unfinished}", artifacts.resolve().as_uri()
+        )
+        store.engine.dispose()
+        unfinished.rename(file)
 
 
 def _client(uri: str, experiment: str, artifacts: Path | None) -> tuple[MlflowClient, str]:

@@ -156,4 +156,6 @@ def _illegal(structure: NetworkStructure, removed: Ints) -> InputError:
                     f"width {width} of site {site.name!r} is not legal; the nearest legal width is "
                     f"{site.nearest(float(width))}"
                 )
-    return InputError("widths are legal at every site, but reach an operation that was not foreseen")
+    return InputError(
+        "widths are legal at every site, but reach an operation that was not foreseen"
+    )

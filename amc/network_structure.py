@@ -137,8 +137,6 @@ def network_structure(
     return structure
 
 
-
-
 @dataclass(frozen=True)
 class _Probe:
     """What one network of the family looks like: its operations, and the shapes of its parameters."""

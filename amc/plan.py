@@ -54,9 +54,7 @@ class Plan:
     @staticmethod
     def from_json(value: Mapping[str, Mapping[str, Any]]) -> Plan:
         """Return the plan that ``as_json`` wrote."""
-        return Plan(
-            {site: Choice(**{**c, "kept": tuple(c["kept"])}) for site, c in value.items()}
-        )
+        return Plan({site: Choice(**{**c, "kept": tuple(c["kept"])}) for site, c in value.items()})
 
     @property
     def digest(self) -> str:

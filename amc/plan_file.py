@@ -84,7 +84,7 @@ class CostsPart(_Part):
 
 
 class AccuracyPart(_Part):
-    """Scores as fractions; ``finetuned_*`` after the short fine-tuning, whose weights are beside."""
+    """Scores as fractions; ``finetuned_*`` are those after the short fine-tuning."""
 
     metric: str
     search: float
@@ -171,5 +171,7 @@ def schema() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "schema/plan-v1.json"
+    target = (
+        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "schema/plan-v1.json"
+    )
     write_text(target, json.dumps(schema(), indent=2) + "\n")

@@ -55,7 +55,9 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
     by_name = {group.name: group for group in groups}
     for site, choice in plan.choices.items():
         if site not in by_name:
-            raise InputError(f"choices.{site} is no site of task {task.name!r}; the plan is not for it")
+            raise InputError(
+                f"choices.{site} is no site of task {task.name!r}; the plan is not for it"
+            )
         if choice.kept[-1] >= by_name[site].channels:
             raise InputError(
                 f"choices.{site}.kept names channel {choice.kept[-1]}, but the site has "
@@ -64,7 +66,7 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
     chosen = [by_name[site] for site in plan.choices]
     kept = {site: choice.kept for site, choice in plan.choices.items()}
     network = compress(task.network, chosen, kept)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     named = {"plan": plan.weights, "original": None, "finetuned": plan.finetuned}[source]
     if source == "finetuned" and named is None:
         raise InputError("the plan names no fine-tuned weights; its search had finetune_steps 0")

@@ -22,7 +22,7 @@ from amc.latency.measure import DenseNetwork, measure_table
 from amc.latency.table import network_key
 from amc.network_cost import NetworkCostModel
 from amc.network_structure import NetworkStructure, network_structure
-from amc.reporting import Reporter
+from amc.reporting import Handle, Reporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask
 
@@ -65,9 +65,7 @@ def cost_model(
     return NetworkCostModel(structure, restricted(measured, structure, task))
 
 
-def restricted(
-    table: LatencyTable, structure: NetworkStructure, task: LoadedTask
-) -> LatencyTable:
+def restricted(table: LatencyTable, structure: NetworkStructure, task: LoadedTask) -> LatencyTable:
     """Return the part of ``table`` that one network's search depends on."""
     needed = {request.template.key for request in structure.kernel_requests()}
     own = network_key(task.network_digest, structure.batch_size)
@@ -92,7 +90,7 @@ def _complete(
 ) -> LatencyTable:
     inputs = batch_of(task, latency.batch_size)
     key = network_key(task.network_digest, latency.batch_size)
-    bars = {}
+    bars: dict[str, Handle] = {}
     last = 0
 
     def progress(done: int, total: int, what: str) -> None:
@@ -117,7 +115,6 @@ def _complete(
             bar.__exit__(None, None, None)
 
 
-
 def measure_to(
     task: LoadedTask,
     space: SearchSpace,
@@ -125,7 +122,7 @@ def measure_to(
     out: Path | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Measure what a search of ``task`` needs, anew into ``out`` or into the cache; say what it is."""
+    """Measure what a search of ``task`` needs, anew into ``out`` or into the cache."""
     structure = structure_of(task, space, latency.batch_size)
     begin = time.perf_counter()
     if out is None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import os
+import platform
 import secrets
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-# Ray reads these when it is imported. A private Ray asks for a token; a cluster has rules of its own.
+# Ray reads these when it is imported. A private Ray asks for a token; a cluster has its own rules.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 if "RAY_ADDRESS" not in os.environ:
@@ -26,10 +26,8 @@ if "RAY_ADDRESS" not in os.environ:
 import ray
 
 from amc.data import Data
-from amc.worker import Final, Job, Outcome, State, Work, Worker
+from amc.worker import Final, Job, Outcome, Work, Worker
 from amc.workers import FinalWork, Finished
-
-Answer = TypeVar("Answer")
 
 
 class RayWorkers:
@@ -50,19 +48,12 @@ class RayWorkers:
     def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
         """See ``amc.workers.Workers.run``."""
         starts = {id(w.start): ray.put(w.start) for w in batch if w.start is not None}
-        return self._spread(
-            [
-                lambda actor, w=work: actor.run.remote(
-                    replace(w, start=None), starts.get(id(w.start))
-                )
-                for work in batch
-            ],
-            finished,
-        )
+        calls = [("run", replace(w, start=None), starts.get(id(w.start))) for w in batch]
+        return self._spread(calls, finished)
 
     def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
         """See ``amc.workers.Workers.finalise``."""
-        return self._spread([lambda actor, w=work: actor.finalise.remote(w) for work in batch], None)
+        return self._spread([("finalise", work) for work in batch], None)
 
     def close(self) -> None:
         """End the actors, and Ray itself where this pool started it."""
@@ -71,16 +62,16 @@ class RayWorkers:
         if self._own:
             ray.shutdown()
 
-    def _spread(
-        self, calls: Sequence[Callable[[Any], Any]], finished: Finished | None
-    ) -> list[Any]:
-        """Give every idle actor the next call; return the answers in the order of the calls."""
+    def _spread(self, calls: Sequence[tuple[Any, ...]], finished: Finished | None) -> list[Any]:
+        """Give each idle actor the next call, ``(method, *arguments)``; return answers in order."""
         answers: list[Any] = [None] * len(calls)
-        idle, running, following = list(self._actors), {}, 0
+        idle, following = list(self._actors), 0
+        running: dict[Any, tuple[int, Any]] = {}
         while following < len(calls) or running:
             while idle and following < len(calls):
                 actor = idle.pop(0)
-                running[calls[following](actor)] = (following, actor)
+                method, *arguments = calls[following]
+                running[getattr(actor, method).remote(*arguments)] = (following, actor)
                 following += 1
             (done, *_), _ = ray.wait(list(running), num_returns=1)
             position, actor = running.pop(done)
@@ -96,7 +87,7 @@ class _Actor:
 
     def __init__(self, parts: list[Any]) -> None:
         self._worker = Worker(_assemble(*ray.get(parts)))
-        self._name = f"{ray.util.get_node_ip_address()}:{os.getpid()}"
+        self._name = f"{platform.node()}:{os.getpid()}"
 
     def run(self, work: Work, start: Any) -> tuple[Outcome, float, str]:
         begin = time.perf_counter()
@@ -131,8 +122,14 @@ def _assemble(skeleton: Job, arrays: dict[str, Any]) -> Job:
     splits = {}
     for split in SPLITS:
         *inputs, labels = (torch.from_numpy(np.array(a)) for a in arrays[split])
-        splits[split] = Data(tuple(inputs), labels)
-    return replace(skeleton, network=network, **splits)
+        splits[split] = Data(inputs, labels)
+    return replace(
+        skeleton,
+        network=network,
+        calibration=splits["calibration"],
+        train=splits["train"],
+        search=splits["search"],
+    )
 
 
 def _network_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -144,7 +141,7 @@ def _connect(count: int) -> bool:
     """Join the cluster of ``RAY_ADDRESS``, or start a private one; return whether it is our own."""
     if ray.is_initialized():
         return False
-    paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(Path.cwd()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "OMP_NUM_THREADS": "1",

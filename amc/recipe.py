@@ -96,4 +96,3 @@ def train(
         "test_images": len(splits.test),
         "train_s": round(train_s, 1),
     }
-

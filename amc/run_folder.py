@@ -1,8 +1,8 @@
 """A run folder: created complete, by rename, before anything slow starts.
 
-    DIR/config.yaml        the whole run
-    DIR/summary.json       a list, one object an agent and seed
-    DIR/AGENT-sSEED/       config.yaml journal.jsonl target.json, then plan.json, weights, pictures
+DIR/config.yaml        the whole run
+DIR/summary.json       a list, one object an agent and seed
+DIR/AGENT-sSEED/       config.yaml journal.jsonl target.json, then plan.json, weights, pictures
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ class RunFolder:
         try:
             write_config(building / "config.yaml", config)
             for search in RunFolder(building, config).searches:
-                own = {"agents": {search.agent: config.agents[search.agent]}, "seeds": [search.seed]}
+                own = {
+                    "agents": {search.agent: config.agents[search.agent]},
+                    "seeds": [search.seed],
+                }
                 write_config(
                     search.folder / "config.yaml",
                     parse_config({**config.model_dump(mode="json"), **own}),
@@ -85,7 +88,9 @@ class RunFolder:
         except OSError as error:
             shutil.rmtree(building, ignore_errors=True)
             if path.exists():
-                raise InputError(f"run folder {str(path)!r} exists; choose another --run-dir") from error
+                raise InputError(
+                    f"run folder {str(path)!r} exists; choose another --run-dir"
+                ) from error
             raise
         sync_folder(path.parent)
         return RunFolder(path, config)

@@ -96,7 +96,7 @@ class SearchTask:
         return batch
 
     def best(self) -> Evaluation | None:
-        """Return the feasible evaluation of highest reward; the cheaper, then the earlier, of equals."""
+        """Return the feasible evaluation of highest reward; of equals the cheaper or earlier."""
         feasible = [e for e in self.history if e.feasible and self.budget.met_by(e.cost)]
         return max(
             feasible,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,6 @@ class Session:
             walks=self.config.walks,
         )
 
-
     def pricing(self) -> Pricing:
         """Return what turns scores into evaluations."""
         return Pricing(
@@ -120,9 +120,7 @@ class Session:
 
     def unevaluated_task(self, agent: str) -> SearchTask:
         """Return a task for ``Agent.check``, which evaluates nothing."""
-        return self.search_task(
-            agent, 0, _NoEvaluator(), lambda widths, _: self.space.plan(widths)
-        )
+        return self.search_task(agent, 0, _NoEvaluator(), lambda widths, _: self.space.plan(widths))
 
 
 class _NoEvaluator:
@@ -175,11 +173,8 @@ def run_search(
     task.on_batch = lambda batch: _report(session, task, batch, bar, tracker)
     seed_everything(digest_seed(search))
     begin = time.perf_counter()
-    with bar:
-        try:
-            method.search(task)
-        except BudgetSpent:
-            pass
+    with bar, contextlib.suppress(BudgetSpent):
+        method.search(task)
     best = task.best()
     if best is None:
         raise RuntimeError(

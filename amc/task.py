@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -71,29 +71,35 @@ def load_task(
     """
     if ":" in name:
         if data != "pack":
-            raise InputError(f"data {data!r} is for the zoo's tasks; {name!r} brings its own: use 'pack'")
+            raise InputError(
+                f"data {data!r} is for the zoo's tasks; {name!r} brings its own: use 'pack'"
+            )
         task = _factory(name)()
     else:
         task = lookup(ZOO, name, "task")(data, data_folder)
     if not isinstance(task, Task):
-        raise InputError(f"task {name!r} must return amc.task.Task, but returned {type(task).__name__}")
+        raise InputError(
+            f"task {name!r} must return amc.task.Task, but returned {type(task).__name__}"
+        )
     return _ready(name, task)
 
 
 def _factory(name: str) -> Callable[[], Task]:
     module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"task {name!r}: no module named {error.name!r}; run amc from the folder that holds it, "
-            "or install it"
+            f"task {name!r}: no module named {error.name!r}; run amc from the folder that holds "
+            "it, or install it"
         ) from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise InputError(f"task {name!r}: the module has no {attribute!r}{nearest(attribute, public)}")
+        raise InputError(
+            f"task {name!r}: the module has no {attribute!r}{nearest(attribute, public)}"
+        )
     return getattr(module, attribute)  # type: ignore[no-any-return]
 
 
@@ -103,7 +109,8 @@ def _ready(name: str, task: Task) -> LoadedTask:
     for parameter, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                f"task {name!r}: weight {parameter!r} has NaN or infinite values; load trained weights"
+                f"task {name!r}: weight {parameter!r} has NaN or infinite values; "
+                "load trained weights"
             )
     inputs = task.example_inputs
     return LoadedTask(

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from amc.deploy import deployed
-from amc.latency.measure import Reference, device_settings, median_interval, timed
+from amc.latency.clock import Timing, settled, timed
+from amc.latency.session import Reference, device_settings
 from amc.latency.table import LatencyTable
 
 PRECISION = 0.02  # of the 95% interval of a median, half its width
@@ -27,6 +28,8 @@ class Measured:
     slower the device was than when the table was measured, by the reference operation and, where
     the table knows it, the dense network, timed in turns with the subject. ``interval`` is half
     the width of the median's 95% interval, relative; ``noisy`` says that it stayed above 2%.
+    ``clock`` is "wall", or "cpu" where other programs kept interrupting: then the time that the
+    network was on the processor stands for the time that an idle one would take.
     """
 
     measured_latency_s: float
@@ -34,6 +37,7 @@ class Measured:
     clock_factor: float
     interval: float
     repeats: int
+    clock: str
     noisy: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -67,32 +71,46 @@ def measure_networks(
     subjects = {name: deployed(network, inputs) for name, network in networks.items()}
     known = table.networks.get(dense[0]) if dense else None
     yardstick = deployed(dense[1], inputs) if dense and known else None
-    samples: dict[str, list[float]] = {name: [] for name in subjects}
-    reference_s: list[float] = []
-    dense_s: list[float] = []
+    samples: dict[str, list[Timing]] = {name: [] for name in subjects}
+    reference_t: list[Timing] = []
+    dense_t: list[Timing] = []
     with device_settings(table.threads):
         reference = Reference()
         end = time.monotonic() + seconds_each * (len(subjects) + 1)
         turn = 0
-        while turn < WARM_UP + FEWEST or (time.monotonic() < end and not _steady(samples)):
+        while turn < WARM_UP + FEWEST or (
+            time.monotonic() < end and not _steady(samples, table.threads)
+        ):
             turn += 1
-            now = [reference.time(), timed(lambda: yardstick(*inputs)) if yardstick else 0.0]
-            its = {name: timed(lambda n=n: n(*inputs)) for name, n in subjects.items()}  # type: ignore[misc]
-            if turn > WARM_UP:
-                reference_s.append(now[0])
-                dense_s.append(now[1])
-                for name, seconds in its.items():
-                    samples[name].append(seconds)
-    factor = float(np.median(reference_s)) / table.reference_s
+            if turn == WARM_UP + 1:
+                for timings in (reference_t, dense_t, *samples.values()):
+                    timings.clear()
+            reference_t.append(reference.time())
+            if yardstick is not None:
+                dense_t.append(timed(lambda: yardstick(*inputs)))
+            for name, network in subjects.items():
+                samples[name].append(timed(lambda n=network: n(*inputs)))  # type: ignore[misc]
+    factor = settled(reference_t, table.threads).median / table.reference_s
     if known:
-        factor = float(np.sqrt(factor * np.median(dense_s) / known.latency_s))
-    return {name: _measured(timings, factor) for name, timings in samples.items()}
+        dense_factor = settled(dense_t, table.threads).median / known.latency_s
+        factor = float(np.sqrt(factor * dense_factor))
+    return {name: _measured(its, factor, table.threads) for name, its in samples.items()}
 
 
-def _steady(samples: Mapping[str, list[float]]) -> bool:
-    return all(median_interval(timings) <= PRECISION for timings in samples.values())
+def _steady(samples: Mapping[str, list[Timing]], threads: int) -> bool:
+    return all(
+        settled(timings, threads, FEWEST).interval <= PRECISION for timings in samples.values()
+    )
 
 
-def _measured(samples: list[float], factor: float) -> Measured:
-    raw, interval = float(np.median(samples)), median_interval(samples)
-    return Measured(raw / factor, raw, factor, interval, len(samples), interval > PRECISION)
+def _measured(timings: list[Timing], factor: float, threads: int) -> Measured:
+    result = settled(timings, threads, FEWEST)
+    return Measured(
+        measured_latency_s=result.median / factor,
+        measured_raw_s=result.median,
+        clock_factor=factor,
+        interval=result.interval,
+        repeats=len(result.seconds),
+        clock=result.clock,
+        noisy=result.interval > PRECISION,
+    )

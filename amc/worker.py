@@ -47,7 +47,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``score`` (NaN where the network's output was not finite), weights after fine-tuning, times."""
+    """``score`` (NaN where outputs were not finite), weights after fine-tuning, and times."""
 
     score: float
     state: State | None
@@ -96,7 +96,7 @@ class Worker:
         )
 
     def run(self, work: Work) -> Outcome:
-        """Return the score of one plan on the search split, and the weights if it was fine-tuned."""
+        """Return the score of one plan on the search split, and weights if it was fine-tuned."""
         clock = [time.perf_counter()]
         network = self.build(work.plan, work.start)
         clock.append(time.perf_counter())
@@ -122,7 +122,8 @@ class Worker:
             network = compress(self.job.network, self.job.groups, before)
             network.load_state_dict(state_tensors(start.state))
             network = narrow(network, self.job.groups, before, kept)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
     def finalise(self, plan: Plan, own: State | None, test: Data | None, steps: int) -> Final:
         """Return how a winner does on test, as it was scored and after ``steps`` of fine-tuning.
@@ -165,10 +166,11 @@ def score(network: nn.Module, data: Data, function: Score) -> float:
 
 def state_arrays(network: nn.Module) -> State:
     """Return every parameter and buffer as a numpy array, by name."""
-    return {name: t.detach().contiguous().numpy().copy() for name, t in network.state_dict().items()}
+    return {
+        name: t.detach().contiguous().numpy().copy() for name, t in network.state_dict().items()
+    }
 
 
 def state_tensors(state: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
     """Return ``state`` as tensors of their own memory."""
     return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
-

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from amc.data import Data
 from amc.plan import Plan
-from amc.worker import Final, Job, Outcome, State, Worker, Work
+from amc.worker import Final, Job, Outcome, State, Work, Worker
 
 # (position in the batch, seconds on the worker, name of the worker)
 Finished = Callable[[int, float, str], None]

@@ -1,6 +1,6 @@
 """Write ``amc/zoo/fashion_pack.npz`` from the original files: which 10,000 images are shipped.
 
-    python experiments/make_pack.py [FOLDER]
+python experiments/make_pack.py [FOLDER]
 """
 
 from __future__ import annotations

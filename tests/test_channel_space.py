@@ -17,6 +17,7 @@ from tests.networks import two_inputs
 
 
 def space_of(name: str, **options: object) -> tuple[nn.Module, tuple[Tensor, ...], ChannelSpace]:
+    inputs: tuple[Tensor, ...]
     if name == "two_inputs":
         network, inputs = two_inputs()
     else:
@@ -33,7 +34,8 @@ def silenced(network: nn.Module, space: ChannelSpace, kept: Kept) -> nn.Module:
         if dim == "in":
             continue
         gone, module = ~torch.from_numpy(mask), modules[layer]
-        for name in ("weight", "bias", *(("running_mean",) if isinstance(module, _BatchNorm) else ())):
+        names = ("weight", "bias", "running_mean")[: 3 if isinstance(module, _BatchNorm) else 2]
+        for name in names:
             tensor = getattr(module, name)
             if tensor is not None:
                 tensor.data[gone] = 0
@@ -91,7 +93,8 @@ class Concat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         whole = self.whole(x)
-        return self.out(whole + torch.cat([self.left(whole), self.right(whole)], 1)).mean((2, 3))
+        both = whole + torch.cat([self.left(whole), self.right(whole)], 1)
+        return self.out(both).mean((2, 3))  # type: ignore[no-any-return]
 
 
 def concat_space() -> tuple[nn.Module, tuple[Tensor, ...], ChannelSpace]:

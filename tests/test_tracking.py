@@ -176,3 +176,24 @@ def test_searches_that_start_together_share_one_new_database(tmp_path: Path) -> 
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_a_database_whose_creation_was_interrupted_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alembic.operations import Operations
+
+    real, seen = Operations.create_table, iter(range(100))
+
+    def interrupted(self: Operations, *args: Any, **options: Any) -> Any:
+        if next(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args, **options)
+
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Operations, "create_table", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            record(run_dir, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db.lock"]
+    assert record(run_dir, 2) == []

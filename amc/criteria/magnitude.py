@@ -12,8 +12,8 @@ def magnitude_l1(weights: Sequence[Tensor]) -> Tensor:
     """Return the sum of absolute weights of each channel, float64 ``[channels]``.
 
     ``weights`` are the coupled layers' weights, each ``[channels, ...]``: a channel's filters where
-    it is produced and its kernels where it is consumed. AMC (arXiv:1802.03494, section 3.2) sums the
-    consumer alone; with residual coupling there are several of both.
+    it is produced and its kernels where it is consumed. AMC (arXiv:1802.03494, section 3.2) sums
+    the consumer alone; with residual coupling there are several of both.
     """
     return torch.stack([w.double().abs().flatten(1).sum(1) for w in weights]).sum(0)
 

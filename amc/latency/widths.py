@@ -15,6 +15,7 @@ from torch import Tensor
 
 from amc.latency.ops import Width
 
+
 @dataclass
 class Widths:
     """The axes of one call: their names and values, and where they stand.
@@ -66,7 +67,9 @@ def elementwise(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
         if size in widths.values:
             widths.where[position, dim] = Width(widths.values.index(size))
         else:
-            widths.add("c" if not widths.names else f"c{len(widths.names) + 1}", size, (position, dim))
+            widths.add(
+                "c" if not widths.names else f"c{len(widths.names) + 1}", size, (position, dim)
+            )
     return widths
 
 

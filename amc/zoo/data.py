@@ -70,8 +70,8 @@ def read_split(root: Path, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np.u
         path = root / f"{prefix}-{kind}-ubyte.gz"
         if not path.is_file():
             raise InputError(
-                f"data_folder {str(root)!r} has no {path.name}; name the folder that holds the four "
-                f"Fashion-MNIST files, or install the Debian package {DEBIAN_PACKAGE}"
+                f"data_folder {str(root)!r} has no {path.name}; name the folder that holds the "
+                f"four Fashion-MNIST files, or install the Debian package {DEBIAN_PACKAGE}"
             )
         arrays.append(np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=offset))
     return arrays[0].reshape(-1, 28, 28), arrays[1]
@@ -96,6 +96,4 @@ def debian_folder() -> Path:
 
 def _images(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Data:
     inputs = torch.from_numpy(images.astype(np.float32) / 255.0)
-    return Data(
-        ((inputs - MEAN) / STD).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
-    )
+    return Data(((inputs - MEAN) / STD).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))

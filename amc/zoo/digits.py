@@ -30,6 +30,4 @@ def digits(data: Literal["pack", "full"] = "pack", data_folder: str | None = Non
         torch.manual_seed(0)
         network = ResNet(1, width=8)
     fit(network, train, Schedule(steps=120, batch_size=64, learning_rate=0.1), seed=0)
-    return Task(
-        network, inputs[:1], train, every[TRAIN : TRAIN + SEARCH], every[TRAIN + SEARCH :]
-    )
+    return Task(network, inputs[:1], train, every[TRAIN : TRAIN + SEARCH], every[TRAIN + SEARCH :])

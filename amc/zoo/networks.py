@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; ``[N, c_in, H, W] -> [N, c_out, H/stride, W/stride]``."""
+    """Two 3x3 convolutions and a shortcut, ``[N, c_in, H, W] -> [N, c_out, H/s, W/s]``."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -23,9 +23,7 @@ class BasicBlock(nn.Module):
         self.shortcut = (
             nn.Identity()
             if stride == 1 and c_in == c_out
-            else nn.Sequential(
-                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
-            )
+            else nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,20 +32,22 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """CIFAR-style residual network of ``6 * blocks + 2`` layers; returns logits ``[N, classes]``."""
+    """CIFAR-style residual network of ``6 blocks + 2`` layers; returns logits ``[N, classes]``."""
 
     def __init__(self, blocks: int, width: int = 16, classes: int = 10, c_in: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, width, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         channels = width
+        stages = []
         for stage in range(3):
             c_out = width << stage
             layers = []
             for block in range(blocks):
                 layers.append(BasicBlock(channels, c_out, 2 if stage and not block else 1))
                 channels = c_out
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+            stages.append(nn.Sequential(*layers))
+        self.layer1, self.layer2, self.layer3 = stages
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:

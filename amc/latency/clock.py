@@ -1,0 +1,84 @@
+"""Timings that hold on a machine that others use too, and how sure their median is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from amc.latency.grid import Floats
+
+# A call whose thread was off the processor for longer than this was interrupted.
+AWAY_SHARE = 0.03
+AWAY_S = 2e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one call: by the wall clock, and on the processor by the calling thread."""
+
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The seconds of a call that count; ``clock`` is "wall", or "cpu" where it was crowded out."""
+
+    seconds: Floats
+    clock: str
+
+    @property
+    def median(self) -> float:
+        """The median, seconds."""
+        return float(np.median(self.seconds))
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range divided by the median."""
+        low, middle, high = np.percentile(self.seconds, (25, 50, 75))
+        return float((high - low) / middle)
+
+    @property
+    def interval(self) -> float:
+        """Half the width of the median's 95% interval, divided by the median.
+
+        From order statistics: no distribution is assumed. Infinite for fewer than six timings.
+        """
+        n = len(self.seconds)
+        if n < 6:
+            return float("inf")
+        ordered = np.sort(self.seconds)
+        reach = 0.98 * np.sqrt(n)  # 1.96 standard deviations of a binomial of one half
+        low, high = int(np.floor(n / 2 - reach)), int(np.ceil(n / 2 + reach))
+        low, high = max(low, 0), min(high, n - 1)
+        return float((ordered[high] - ordered[low]) / 2 / np.median(ordered))
+
+
+def timed(call: Callable[[], Any]) -> Timing:
+    """Return how long one call takes."""
+    cpu = time.thread_time()
+    start = time.perf_counter()
+    call()
+    wall_s = time.perf_counter() - start
+    return Timing(wall_s, time.thread_time() - cpu)
+
+
+def settled(timings: Sequence[Timing], threads: int, fewest: int = 6) -> Settled:
+    """Return the timings during which the calling thread was not interrupted, by the wall clock.
+
+    Where fewer than ``fewest`` are left, another program shares the core: the time on the processor
+    is then what an idle one would take, and is returned. With several threads, whose waits for one
+    another look like interruptions, every wall time counts.
+    """
+    wall = np.array([timing.wall_s for timing in timings])
+    if threads > 1:
+        return Settled(wall, "wall")
+    cpu = np.array([timing.cpu_s for timing in timings])
+    calm = wall - cpu <= AWAY_SHARE * wall + AWAY_S
+    if calm.sum() < min(fewest, len(timings)):
+        return Settled(np.minimum(cpu, wall), "cpu")
+    return Settled(wall[calm], "wall")

@@ -4,18 +4,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.set-up
-RUN := runs/quickstart
 
 .PHONY: quickstart setup check test clean
 .DEFAULT_GOAL := quickstart
 
+# A run that is there already is gone on with; remove the folder to start afresh.
 quickstart: $(STAMP)
-	@if [ -e $(RUN) ]; then \
-		echo "$(RUN) is there: going on with it (remove the folder to start afresh)"; \
-		$(BIN)/amc resume $(RUN); \
-	else \
-		$(BIN)/amc search experiments/quickstart.yaml --run-dir $(RUN); \
-	fi
+	$(BIN)/amc search experiments/quickstart.yaml --run-dir runs/quickstart
 
 setup: $(STAMP)
 

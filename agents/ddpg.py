@@ -14,7 +14,8 @@ Deviations, each an option or forced by the batch:
   the best of a search is never below ``uniform`` (``demonstrate_uniform``).
 - ``task.walks`` episodes run side by side with one actor; each has the noise that it would have had
   one after the other, and the gradient steps of all of them follow together.
-- The published schedule is laid out for 400 (paper) or 800 (code) episodes; see ``Schedule``.
+- The published schedule is laid out for 400 (paper) or 800 (code) episodes; for fewer, see
+  ``DDPGAgent.schedule``.
 - The actor's output is tanh on stable-baselines3's [-1, 1], the same family as sigmoid on [0, 1].
 """
 

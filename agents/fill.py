@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from amc.cost import cheapest_widths
 from amc.search_task import SearchTask
-from envs.walk import cheapest_widths
 
 
 def fill_budget(task: SearchTask, shape: NDArray[np.float64]) -> tuple[int, ...]:
@@ -28,8 +28,10 @@ def fill_budget(task: SearchTask, shape: NDArray[np.float64]) -> tuple[int, ...]
     wishes = np.minimum(scales[:, None] * full, channels)
     plans = nearest_widths(task, wishes)
     fits = task.budget.within(task.budget_costs(plans))
-    chosen = plans[int(np.argmax(fits))] if fits.any() else cheapest_widths(task)
-    return tuple(int(width) for width in chosen)
+    if fits.any():
+        return tuple(int(width) for width in plans[int(np.argmax(fits))])
+    cheapest = cheapest_widths(task.cost_model, task.sites, task.budget.field)
+    return tuple(int(width) for width in cheapest)
 
 
 def nearest_widths(task: SearchTask, wishes: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -13,8 +13,8 @@ Deviations:
   sites that had nothing to propose.
 - A site that cannot meet the target alone is skipped in the published code. With few iterations the
   steps are large and most sites would be. Here it is narrowed together with all others, but
-  ``emphasis`` times as strongly; at full strength that is the narrowest plan, which fits. So every
-  iteration meets its target.
+  ``emphasis`` times as strongly. No site goes below its width in the cheapest plan (the floor),
+  which fits the budget and is what full strength comes to. So every iteration meets its target.
 - The dense network is not evaluated: in the first iteration the rule's reference is the best of the
   proposals.
 """
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from agents.base import Agent, require_choice, require_number
 from agents.fill import nearest_widths
+from amc.cost import cheapest_widths
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.search_task import SearchTask
@@ -99,11 +100,12 @@ class NetAdaptAgent(Agent):
         start = len(task.history)
         widths: Widths = task.dense_widths
         dense_cost = float(task.budget_costs(np.asarray([widths]))[0])
+        floor = as_widths(cheapest_widths(task.cost_model, task.sites, task.budget.field))
         while not task.fits(widths):
             left = task.horizon - (len(task.history) - start)
             iterations = max(1, left // len(task.sites))
             target = self._target(task, widths, iterations)
-            winner = self._iterate(task, widths, target, dense_cost)
+            winner = self._iterate(task, widths, floor, target, dense_cost)
             self.family.append(winner)
             widths = winner.widths
 
@@ -117,14 +119,14 @@ class NetAdaptAgent(Agent):
         return task.budget.limit if iterations == 1 else cost - share * (cost - task.budget.limit)
 
     def _iterate(
-        self, task: SearchTask, widths: Widths, target: float, dense_cost: float
+        self, task: SearchTask, widths: Widths, floor: Widths, target: float, dense_cost: float
     ) -> Winner:
         """Propose, evaluate in one batch, and return the winner."""
         parent = self.family[-1].evaluation if self.family else None
         key = parent.key if parent else None
         proposals: dict[Widths, str] = {}
         for t, site in enumerate(task.sites):
-            proposal = self._propose(task, widths, t, target)
+            proposal = self._propose(task, widths, floor, t, target)
             if proposal is not None:
                 proposals.setdefault(proposal, site.name)
         evaluations = task.evaluate(
@@ -137,9 +139,11 @@ class NetAdaptAgent(Agent):
         chosen = list(proposals)[best]
         return Winner(len(self.family) + 1, proposals[chosen], target, chosen, evaluations[best])
 
-    def _propose(self, task: SearchTask, widths: Widths, t: int, target: float) -> Widths | None:
+    def _propose(
+        self, task: SearchTask, widths: Widths, floor: Widths, t: int, target: float
+    ) -> Widths | None:
         """Return the plan in which site ``t`` brings the cost to ``target``; ``None`` for none."""
-        smaller = [w for w in task.sites[t].widths if w < widths[t]]
+        smaller = [w for w in task.sites[t].widths if floor[t] <= w < widths[t]]
         if not smaller:
             return None
         candidates = np.repeat(np.asarray([widths]), len(smaller), axis=0)
@@ -147,14 +151,16 @@ class NetAdaptAgent(Agent):
         met = np.flatnonzero(task.budget_costs(candidates) <= target * SLACK)
         if len(met):
             return as_widths(candidates[met[-1]])
-        return self._narrow_all(task, widths, t, target)
+        return self._narrow_all(task, widths, floor, t, target)
 
-    def _narrow_all(self, task: SearchTask, widths: Widths, t: int, target: float) -> Widths:
+    def _narrow_all(
+        self, task: SearchTask, widths: Widths, floor: Widths, t: int, target: float
+    ) -> Widths:
         """Return the widest plan that meets ``target`` with site ``t`` narrowed the most.
 
         Every site takes the legal width nearest to a fraction f of its present one, and site ``t``
         to f ** emphasis, at least one width less than now; f is the largest of a grid that meets
-        the target. At f = 0 all sites are at their narrowest.
+        the target. At f = 0 this is the floor, which fits the budget.
         """
         fractions = np.linspace(1.0, 0.0, 257)
         powers = np.ones(len(widths))
@@ -162,6 +168,7 @@ class NetAdaptAgent(Agent):
         plans = nearest_widths(task, np.asarray(widths) * fractions[:, None] ** powers)
         next_width = max(w for w in task.sites[t].widths if w < widths[t])
         plans[:, t] = np.minimum(plans[:, t], next_width)
+        plans = np.maximum(plans, floor)
         met = task.budget_costs(plans) <= target * SLACK
         return as_widths(plans[int(np.argmax(met))] if met.any() else plans[-1])
 

@@ -87,7 +87,7 @@ def search(
     config = _frozen(config)
     for name in config.agents:
         make_agent(name, config.agents[name])
-    session, test = _prepare(config, reporter)
+    session, test = prepare(config, reporter)
     for name in config.agents:
         _check_agent(session, name)
     if path.is_dir():
@@ -127,7 +127,7 @@ def _run(
             update={"target": str(folder.searches[0].target)}
         )
         own = folder.config.model_copy(update={"latency": latency})
-        session, test = _prepare(own, reporter)
+        session, test = prepare(own, reporter)
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(_workers(session, reporter))
         trackers: list[Tracker] = []
@@ -153,8 +153,8 @@ def _run(
     return _result(folder, rows)
 
 
-def _prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | None]:
-    """Return what all searches share, and apart from it the test split that none may see."""
+def prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | None]:
+    """Return what all searches of a run share, and apart from it the test split."""
     torch.set_num_threads(1)
     task = load_task(config.task, config.data, config.data_folder)
     space = make_space(config, task)
@@ -214,7 +214,7 @@ def make_env(config: str = "digits", **overrides: Any) -> PruningEnv:
     from envs.pruning import PruningEnv
 
     base = load_config(config).model_dump(mode="json")
-    session, _ = _prepare(_frozen(parse_config({**base, **overrides})), SilentReporter())
+    session, _ = prepare(_frozen(parse_config({**base, **overrides})), SilentReporter())
     scoring = ScoringEvaluator(InProcess(session.job()), session.pricing())
     task = session.search_task(
         next(iter(session.config.agents)), 0, scoring, lambda widths, _: session.space.plan(widths)
@@ -420,5 +420,5 @@ def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dic
     """Time one batch of 16 evaluations on 1 worker and on 2, interleaved."""
     from amc.bench import workers as bench
 
-    session, _ = _prepare(_frozen(config), reporter or SilentReporter())
+    session, _ = prepare(_frozen(config), reporter or SilentReporter())
     return bench(session, reporter or SilentReporter())

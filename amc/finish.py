@@ -109,7 +109,8 @@ def finals(
         if final.search_score != one.best.score:
             raise RuntimeError(
                 f"{one.search.name}: the winner scores {final.search_score!r} when built "
-                f"again, but the search recorded {one.best.score!r}; the evaluation is not reproducible here"
+                f"again, but the search recorded {one.best.score!r}; the evaluation is not "
+                "reproducible here"
             )
     return results
 
@@ -171,13 +172,14 @@ def write_summary(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def track(tracker: Tracker, row: Mapping[str, Any], folder: Path) -> None:
     """Give the tracker the final metrics, with the same keys for every agent, and the files."""
-    keys = (
-        *("search_accuracy", "test_accuracy", "finetuned_test_accuracy", "macs", "params"),
-        *("predicted_latency_s", "measured_latency_s", "speedup", "budget_used", "evaluations"),
-    )
+    keys = ("search_accuracy", "test_accuracy", "finetuned_test_accuracy", "macs", "params")
+    final = {f"final/{key}": row[key] for key in (*keys, "speedup")}
+    for kind in ("predicted", "measured"):
+        seconds = row[f"{kind}_latency_s"]
+        final[f"final/{kind}_latency_ms"] = None if seconds is None else 1000 * seconds
     tracker.log(
         row["evaluations"],
-        {f"final/{key}": float(row[key]) for key in keys if row.get(key) is not None},
+        {key: float(value) for key, value in final.items() if value is not None},
     )
     for name in ("plan.json", "tradeoff.png", "keep_ratios.png"):
         tracker.artifact(folder / name)

@@ -90,29 +90,25 @@ def _complete(
 ) -> LatencyTable:
     inputs = batch_of(task, latency.batch_size)
     key = network_key(task.network_digest, latency.batch_size)
-    bars: dict[str, Handle] = {}
-    last = 0
+    bar: Handle | None = None
+    shown = (0, 0)  # done, and of how many
 
     def progress(done: int, total: int, what: str) -> None:
-        nonlocal last
-        if not bars:
-            bars["table"] = reporter.task("measuring kernels", None)
-        bars["table"].advance(max(0, done - last), f"{done}/{total} {what}")
-        last = done
+        nonlocal bar, shown
+        if bar is None or total != shown[1]:
+            bar, shown = reporter.task("measuring kernels", total), (0, total)
+        bar.advance(done - shown[0], what)
+        shown = (done, total)
 
-    try:
-        measured = measure_table(
-            structure.kernel_requests(),
-            latency.threads,
-            table,
-            [DenseNetwork(key, deployed(task.network, task.inputs), inputs)],
-            progress,
-        )
-        # As it will be read again: a file holds times to the nanosecond.
-        return table if measured is table else LatencyTable.from_json(measured.as_json())
-    finally:
-        for bar in bars.values():
-            bar.__exit__(None, None, None)
+    measured = measure_table(
+        structure.kernel_requests(),
+        latency.threads,
+        table,
+        [DenseNetwork(key, deployed(task.network, task.inputs), inputs)],
+        progress,
+    )
+    # As it will be read again: a file holds times to the nanosecond.
+    return table if measured is table else LatencyTable.from_json(measured.as_json())
 
 
 def measure_to(

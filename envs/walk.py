@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from amc.cost import cheapest_widths
 from amc.errors import InputError
 from amc.search_task import SearchTask
 from amc.sites import Site
@@ -57,7 +58,7 @@ class Course:
         self.within = task.budget.within
         self.dense = np.asarray(task.dense_widths, dtype=np.int64)
         self.dense_cost = float(self.costs(self.dense[None])[0])
-        self.floor = cheapest_widths(task)
+        self.floor = cheapest_widths(task.cost_model, task.sites, task.budget.field)
         floor_cost = self.costs(self.floor[None])
         if not self.within(floor_cost)[0]:
             raise InputError(
@@ -182,27 +183,6 @@ class Walk:
         widths[: self.position] = self._widths[: self.position]
         cost = float(self._course.costs(widths[None])[0])
         return (self._course.dense_cost - cost) / self._course.dense_cost
-
-
-def cheapest_widths(task: SearchTask) -> NDArray[np.int64]:
-    """Return a complete plan ``[L]`` that no change of a single site makes cheaper.
-
-    It starts from the smallest widths, so it never costs more than they do. In a table that is not
-    monotone, a wider site can be the cheaper one.
-    """
-    widths = np.asarray(task.smallest_widths, dtype=np.int64)
-    best = float(task.budget_costs(widths[None])[0])
-    improved = True
-    while improved:
-        improved = False
-        for t, site in enumerate(task.sites):
-            candidates = np.repeat(widths[None], len(site.widths), axis=0)
-            candidates[:, t] = site.widths
-            costs = task.budget_costs(candidates)
-            index = int(np.argmin(costs))
-            if costs[index] < best * (1 - 1e-9):
-                widths, best, improved = candidates[index], float(costs[index]), True
-    return widths
 
 
 def _static_features(sites: Sequence[Site]) -> NDArray[np.float64]:

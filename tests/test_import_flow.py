@@ -40,7 +40,7 @@ def relative(path: Path) -> str:
 def composes(path: Path) -> bool:
     """Whether a file is part of the composition root, which may import every layer."""
     name = relative(path)
-    return name == "amc/app.py" or name.startswith("amc/cli/")
+    return name in {"amc/app.py", "amc/__main__.py"} or name.startswith("amc/cli/")
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from amc.cost import Budget
 from amc.errors import InputError
-from envs.walk import FEATURES, Course, Walk, cheapest_widths
-from tests.toy import toy_task
+from envs.walk import FEATURES, Course, Walk
+from tests.toy import TIGHT, toy_task
 
 KEYS = ("macs", "params", "weight_bytes", "predicted_latency")
 actions = st.lists(st.floats(0.0, 1.0), min_size=8, max_size=8)
@@ -87,11 +87,14 @@ def test_widths_that_cost_more_than_a_wider_one_are_passed_over() -> None:
     assert walk.widths[5] == 20, "the narrower of the two nearest that are left"
 
 
-def test_the_floor_is_never_dearer_than_the_smallest_widths() -> None:
-    task = toy_task(sites=12, key="predicted_latency", step=2)
-    both = np.stack([cheapest_widths(task), np.asarray(task.smallest_widths)])
-    cheapest, smallest = task.budget_costs(both)
-    assert cheapest <= smallest
+def test_walks_reach_a_budget_below_the_cost_of_the_smallest_widths() -> None:
+    task = toy_task(sites=6, key="predicted_latency", fraction=TIGHT, slow_narrow=True)
+    assert not task.fits(task.smallest_widths)
+    for action in (0.0, 0.5, 1.0):
+        walk = Walk(Course(task))
+        while not walk.done:
+            walk.step(action)
+        assert task.fits(walk.widths)
 
 
 def test_features_are_those_of_the_paper() -> None:

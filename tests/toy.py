@@ -19,6 +19,7 @@ from amc.sites import Site
 from envs.pruning import PruningEnv
 
 CHANNELS = (16, 16, 24, 32, 48, 64, 64, 96, 96, 128, 128, 160)
+TIGHT = 0.3  # with slow narrow widths, below the cost of the smallest ones and above the cheapest
 BUMP = 6  # a width of 6 modulo 8 runs slower than the next wider one
 
 
@@ -50,8 +51,9 @@ def make_sites(count: int, step: int = 4) -> tuple[Site, ...]:
 class ToyCosts:
     """A chain's costs. Latency has an overhead, a memory term, and slow widths: not monotone."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+    def __init__(self, sites: Sequence[Site], slow_narrow: bool = False) -> None:
         self.sites = sites
+        self.slow_narrow = slow_narrow
 
     def costs(self, widths: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         macs, params = np.zeros(len(widths)), np.zeros(len(widths))
@@ -64,6 +66,7 @@ class ToyCosts:
             macs += weights * site.height * site.width
             latency += 2e-6 + 1e-11 * weights * site.height * site.width * slow
             latency += 1e-9 * widths[:, t] * site.height
+            latency += 1e-5 * (self.slow_narrow & (widths[:, t] == site.widths[0]))
         return {
             "latency_s": latency,
             "macs": macs,
@@ -123,10 +126,11 @@ def toy_task(
     horizon: int | None = None,
     walks: int = 4,
     step: int = 4,
+    slow_narrow: bool = False,
 ) -> SearchTask:
     """Return a search over a toy chain."""
     chain = make_sites(sites, step)
-    costs = ToyCosts(chain)
+    costs = ToyCosts(chain, slow_narrow)
     budget = make_budget(key, fraction, costs, chain)
     evaluator = ToyEvaluator(chain, budget, costs)
 

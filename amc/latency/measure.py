@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amc.deploy import deployed
 from amc.kernels.dense import Dense
@@ -27,6 +27,7 @@ FULL_GRID = 49  # kernels with no more points than this are timed at every reach
 TOLERANCE = 0.03  # of the straight lines between the points of a thinned grid
 UNCERTAIN = 0.03  # half the width, relative, of a median's 95% interval above which it is noisy
 DENSE_REPEATS = 40
+CHAIN = 40  # calls in the networks on which the overhead of a call is measured
 
 Grid = tuple[tuple[int, ...], ...]
 
@@ -74,17 +75,17 @@ def measure_table(
             len(session.networks[d.key]) < DENSE_REPEATS for d in fresh
         ):
             session.time_turn([], 1)
-        overhead_s = table.call_overhead_s if table else call_overhead(threads)
+        overhead_s = dict(table.call_overhead_s) if table else call_overhead(threads)
     reference_s = settled(session.reference, threads).median
     table = table or _empty(threads, reference_s, overhead_s)
     factor = reference_s / table.reference_s
     return table.merged(
-        {r.template.key: _times(session, r, grid, factor) for r, grid in grids},
+        {r.template.key: _times(session, r, grid, factor, overhead_s) for r, grid in grids},
         {d.key: _network_time(session, d, factor) for d in fresh},
     )
 
 
-def _empty(threads: int, reference_s: float, overhead_s: float) -> LatencyTable:
+def _empty(threads: int, reference_s: float, overhead_s: dict[str, float]) -> LatencyTable:
     return LatencyTable(
         device=describe_device(),
         threads=threads,
@@ -149,13 +150,22 @@ def _time_again(session: Session, points: Sequence[Point]) -> None:
     session.time(noisy, MORE_REPEATS, "timing noisy kernels again")
 
 
-def _times(session: Session, request: KernelRequest, grid: Grid, factor: float) -> KernelTimes:
+def _times(
+    session: Session,
+    request: KernelRequest,
+    grid: Grid,
+    factor: float,
+    overhead_s: Mapping[str, float],
+) -> KernelTimes:
+    call_s = overhead_s["layer" if request.template.has_weights else "function"]
     shape = tuple(len(marks) for marks in grid)
     points = [session.settled((request.template, dims)) for dims in product(*grid)]
+    medians = np.array([point.median for point in points]).reshape(shape)
     return KernelTimes(
         axes=request.template.axes,
         grid=grid,
-        seconds=np.array([point.median for point in points]).reshape(shape) / factor,
+        # A call on the smallest operands, whose overhead may be negative, still takes some time.
+        seconds=np.maximum(medians / factor + call_s, medians / factor / 4),
         spread=np.array([point.spread for point in points]).reshape(shape),
         repeats=min(len(point.seconds) for point in points),
         noisy=tuple(i for i, point in enumerate(points) if point.interval > UNCERTAIN),
@@ -167,14 +177,28 @@ def _network_time(session: Session, dense: DenseNetwork, factor: float) -> Netwo
     return NetworkTime(timings.median / factor, timings.spread, len(timings.seconds))
 
 
-def call_overhead(threads: int, calls: int = 40, repeats: int = 200) -> float:
-    """Return what a call costs inside a network beyond its own time here, seconds (may be < 0).
+class _Functions(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(CHAIN):
+            x = nn.functional.relu(x)
+        return x
 
-    Measured on a chain of convolutions and ReLUs so small that the calls are all there is.
+
+def call_overhead(threads: int) -> dict[str, float]:
+    """Return what a call costs inside a network beyond what ``session`` times, seconds (or < 0).
+
+    Of a "layer" (a module with weights) and of a "function". Measured on chains of operations so
+    small that calling them is all there is.
     """
-    layers = [m for _ in range(calls // 2) for m in (nn.Conv2d(4, 4, 1), nn.ReLU())]
+    chains = {
+        "layer": nn.Sequential(*[nn.Conv2d(4, 4, 1) for _ in range(CHAIN)]),
+        "function": _Functions(),
+    }
+    return {kind: _overhead(deployed(chain), threads) for kind, chain in chains.items()}
+
+
+def _overhead(network: nn.Module, threads: int, repeats: int = 150) -> float:
     inputs = (torch.ones(1, 4, 2, 2).to(memory_format=torch.channels_last),)
-    network = deployed(nn.Sequential(*layers))
     ops = [prepare(op.template, op.dims)[0] for op in trace_ops(network, inputs)]
     inside = [timed(lambda: network(*inputs)) for _ in range(repeats)]
     alone = [[timed(op) for op in ops] for _ in range(repeats)]

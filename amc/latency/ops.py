@@ -77,6 +77,11 @@ class OpTemplate:
         name = self.op.removeprefix("aten.").removesuffix(".default")
         return f"{self.kernel}:{name}({', '.join(parts)})"
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the operation belongs to a layer with weights."""
+        return any(isinstance(value, Operand) and value.is_weight for value in self.args)
+
 
 @dataclass(frozen=True)
 class OpCall:

@@ -83,7 +83,8 @@ class LatencyTable:
     ``device`` describes the processor; ``backend`` names what runs the kernels and
     ``kernel_digest`` their sources. ``reference_s`` is the time of a fixed operation
     (``amc.latency.measure.Reference``) in the session that the times belong to: later ones are
-    brought to it. ``call_overhead_s`` is what a call costs inside a network beyond its own time.
+    brought to it. ``call_overhead_s`` is what calling a "layer" or a "function" inside a network
+    costs beyond the call itself; the kernels' times include it.
     ``networks`` holds whole networks by ``network_key``.
     """
 
@@ -93,12 +94,12 @@ class LatencyTable:
     backend: str
     kernel_digest: str
     reference_s: float
-    call_overhead_s: float
+    call_overhead_s: Mapping[str, float]
     kernels: Mapping[str, KernelTimes]
     networks: Mapping[str, NetworkTime]
 
     def latency(self, op: OpCall) -> float:
-        """Return the predicted seconds of one operation, call overhead included.
+        """Return the predicted seconds of one operation inside a network.
 
         Raises ``InputError`` for a kernel or a width that was never measured.
         """
@@ -117,7 +118,7 @@ class LatencyTable:
                     f"measured: the table covers {marks[0]} to {marks[-1]}; measure again with "
                     "`amc measure` for this network and search space"
                 )
-        return interpolate(times.grid, times.seconds, dims) + self.call_overhead_s
+        return interpolate(times.grid, times.seconds, dims)
 
     def _unknown(self, kernel: str) -> str:
         close = nearest(kernel, list(self.kernels))
@@ -152,7 +153,7 @@ class LatencyTable:
             "backend": self.backend,
             "kernel_digest": self.kernel_digest,
             "reference_s": round(self.reference_s, 9),
-            "call_overhead_s": round(self.call_overhead_s, 10),
+            "call_overhead_s": {k: round(v, 10) for k, v in self.call_overhead_s.items()},
             "networks": {
                 key: {
                     "latency_s": round(n.latency_s, 9),
@@ -178,7 +179,7 @@ class LatencyTable:
             backend=str(value["backend"]),
             kernel_digest=str(value["kernel_digest"]),
             reference_s=float(value["reference_s"]),
-            call_overhead_s=float(value["call_overhead_s"]),
+            call_overhead_s={k: float(v) for k, v in value["call_overhead_s"].items()},
             kernels={k: KernelTimes.from_json(v) for k, v in value["kernels"].items()},
             networks={k: NetworkTime(**v) for k, v in value["networks"].items()},
         )

@@ -15,11 +15,11 @@ from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Request
 from amc.registry import lookup
 from amc.search_task import SearchTask, seed_everything
-from tests.toy import ToyEvaluator, toy_optimum, toy_task
+from tests.toy import TIGHT, ToyEvaluator, toy_optimum, toy_task
 
 # How far from the known optimum an agent may end, as a fraction of the uniform plan's distance;
 # a newcomer without an entry must not be worse than uniform.
-GAP = {"ddpg": 0.5, "netadapt": 0.2, "uniform": 1.0, "random_search": 0.7}
+GAP = {"ddpg": 0.3, "netadapt": 0.1, "uniform": 1.0, "random_search": 0.7}
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
 
 
@@ -54,6 +54,14 @@ def test_ends_at_a_plan_within_the_budget_after_rounding(name: str, key: str) ->
 
 
 @pytest.mark.parametrize("name", AGENTS)
+def test_meets_a_budget_that_the_smallest_widths_miss(name: str) -> None:
+    task = toy_task(sites=6, key="predicted_latency", fraction=TIGHT, slow_narrow=True)
+    assert not task.fits(task.smallest_widths)
+    run(name, task)
+    assert task.best() is not None
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_same_seed_same_requests_whatever_an_evaluation_draws(name: str) -> None:
     quiet = run(name, toy_task(sites=4, evaluations=24, seed=3))
     assert run(name, toy_task(sites=4, evaluations=24, seed=3), disturb=True) == quiet
@@ -84,10 +92,10 @@ def test_more_evaluations_at_the_same_horizon_leave_the_first_as_they_were(name:
 @pytest.mark.parametrize("key", ["macs", "predicted_latency"])
 @pytest.mark.parametrize("name", AGENTS)
 def test_comes_near_the_known_optimum(name: str, key: str) -> None:
-    task = toy_task(sites=5, key=key, fraction=0.5, evaluations=80, seed=1)
+    task = toy_task(sites=6, key=key, fraction=0.5, evaluations=80, seed=1)
     run(name, task)
-    optimum = toy_optimum(5, key, 0.5)
-    (uniform,) = toy_task(sites=5, key=key, fraction=0.5).evaluate(
+    optimum = toy_optimum(6, key, 0.5)
+    (uniform,) = toy_task(sites=6, key=key, fraction=0.5).evaluate(
         [task.plan(uniform_widths(task))]
     )
     best = task.best()

@@ -78,13 +78,20 @@ class NetAdaptAgent(Agent):
         self.family: list[Winner] = []
 
     def check(self, task: SearchTask) -> None:
-        """Raise ``InputError`` unless one iteration fits: an evaluation a site."""
-        given = min(task.horizon, task.evaluations)
-        if given < len(task.sites):
+        """Raise ``InputError`` where the schedule could not end at the budget.
+
+        It needs an evaluation a site for one iteration, and as many as the horizon in all.
+        """
+        if task.horizon > task.evaluations:
             raise InputError(
-                f"evaluations {given} is too few for agents.netadapt to end at the budget: one "
-                f"iteration evaluates each of the {len(task.sites)} sites; raise evaluations to at "
-                f"least {len(task.sites)} or exclude sites"
+                f"horizon {task.horizon} is above the {task.evaluations} evaluations, so that "
+                "agents.netadapt would stop before the budget; lower horizon or raise evaluations"
+            )
+        if task.horizon < len(task.sites):
+            raise InputError(
+                f"evaluations {task.horizon} is too few for agents.netadapt to end at the budget: "
+                f"one iteration evaluates each of the {len(task.sites)} sites; raise evaluations "
+                f"to at least {len(task.sites)} or exclude sites"
             )
 
     def search(self, task: SearchTask) -> None:

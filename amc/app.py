@@ -58,7 +58,7 @@ def load_config(
     ``overrides`` are ``"a.b=value"``; the other arguments replace the file's.
     """
     if not Path(source).is_file() and (source in ZOO or ":" in source):
-        raw = {"task": source, "budget": {"predicted_latency": 0.5}, "agents": {"ddpg": {}}}
+        raw = {"task": source, "budget": {"macs": 0.5}, "agents": {"ddpg": {}}}
         config = parse_config({**raw, **({} if workers is None else {"workers": workers})})
     else:
         config = read_config(source, overrides, task, agents, seed, workers)

@@ -13,7 +13,7 @@ from amc.session import Session
 from amc.worker import Work
 from amc.workers import Workers
 
-BATCH, ROUNDS = 16, 5
+BATCH, ROUNDS = 16, 3
 
 
 def workers(session: Session, reporter: Reporter) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def workers(session: Session, reporter: Reporter) -> dict[str, Any]:
                     if turn:
                         seconds[count].append(taken)
     finally:
-        for pool in pools.values():
+        for pool in reversed(pools.values()):  # the first one owns Ray
             pool.close()
     ratios = np.array(seconds[2]) / np.array(seconds[1])
     return {

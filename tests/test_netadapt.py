@@ -119,6 +119,10 @@ def test_too_few_evaluations_are_refused_before_anything_starts() -> None:
     with pytest.raises(InputError):
         NetAdaptAgent().search(task)
     assert task.history == []
+    with pytest.raises(
+        InputError, match=r"horizon 60 is above the 30 evaluations.*; lower horizon"
+    ):
+        NetAdaptAgent().check(toy_task(sites=6, evaluations=30, horizon=60))
 
 
 def test_a_budget_met_by_the_dense_network_needs_no_iteration() -> None:

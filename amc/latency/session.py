@@ -62,18 +62,23 @@ class Session:
             self.progress(done + 1, len(turns), what)
 
     def _turns(self, points: Sequence[Point]) -> list[list[Point]]:
-        """Return lists of points in the order of the network's kernels, every point in one or more.
+        """Return lists of points, each with the operations of the network in its order.
 
-        A kernel that has fewer points than the turns have places for it comes with them again.
+        A place for a convolution, say, takes any convolution's point, those of early layers early;
+        where points of an operation are few, they come again. Every point is in one list or more.
         """
-        by_kernel: dict[str, list[Point]] = {}
+        by_op: dict[str, list[Point]] = {}
         for point in points:
-            by_kernel.setdefault(point[0].key, []).append(point)
-        places = {key: max(self.sequence.count(key), 1) for key in by_kernel}
-        count = max((-(-len(its) // places[key]) for key, its in by_kernel.items()), default=0)
-        endless = {key: cycle(its) for key, its in by_kernel.items()}
-        order = [key for key in self.sequence if key in by_kernel]
-        return [[next(endless[key]) for key in order] for _ in range(count)]
+            by_op.setdefault(point[0].op, []).append(point)
+        places = {op: max(self.sequence.count(op), 1) for op in by_op}
+        count = max((-(-len(its) // places[op]) for op, its in by_op.items()), default=0)
+        endless = {op: cycle(its[t] for t in _strided(len(its), count)) for op, its in by_op.items()}
+        turns = []
+        order = [op for op in self.sequence if op in by_op]
+        for _ in range(count):
+            turn = {op: iter(list(islice(endless[op], places[op]))) for op in by_op}
+            turns.append([next(turn[op]) for op in order])
+        return turns
 
     def time_turn(self, points: Sequence[Point], repeats: int) -> None:
         """Go through ``points`` ``repeats`` times, then run the dense networks."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Dim = Literal["out", "in"]
+Role = Literal["makes", "uses", "passes"]
 ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -28,10 +29,13 @@ class Member:
     """One dimension of one layer: position ``index[i]`` belongs to the group's ``channel[i]``.
 
     ``size`` is the whole dimension; positions that ``index`` lacks belong to other groups or none.
+    The layer ``makes`` the channels, ``uses`` them, or ``passes`` them on one by one, as BatchNorm
+    and depthwise convolutions do.
     """
 
     layer: str
     dim: Dim
+    role: Role
     size: int
     index: NDArray[np.int64]
     channel: NDArray[np.int64]
@@ -102,6 +106,7 @@ def trace_coupling(
 def _read_members(raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], str]:
     """Return the coupled layer dimensions, and why they cannot be narrowed or an empty string."""
     positions: dict[tuple[str, Dim], dict[int, int]] = {}
+    roles: dict[tuple[str, Dim], Role] = {}
     sizes: dict[tuple[str, Dim], int] = {}
     reasons = []
     for item in raw.items:
@@ -118,14 +123,15 @@ def _read_members(raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], 
         if item.root_idxs is None or any(root is None for root in item.root_idxs):
             reasons.append(f"the channels of {layer!r} do not map one to one")
             continue
-        one_sided = isinstance(module, (_BatchNorm, nn.PReLU)) or is_depthwise(module)
-        dim: Dim = "out" if one_sided or "out_channels" in handler else "in"
+        passes = isinstance(module, (_BatchNorm, nn.PReLU)) or is_depthwise(module)
+        dim: Dim = "out" if passes or "out_channels" in handler else "in"
+        roles[layer, dim] = "passes" if passes else "makes" if dim == "out" else "uses"
         sizes[layer, dim] = _dim_size(module, dim)
         positions.setdefault((layer, dim), {}).update(zip(item.idxs, item.root_idxs, strict=True))
-    members = [
-        Member(*key, sizes[key], np.array(list(m), np.int64), np.array(list(m.values()), np.int64))
-        for key, m in positions.items()
-    ]
+    members = []
+    for key, taken in positions.items():
+        index, channel = (np.array(list(part), np.int64) for part in (taken, taken.values()))
+        members.append(Member(*key, roles[key], sizes[key], index, channel))
     return members, next(iter(reasons), "")
 
 
@@ -150,11 +156,7 @@ def _split(
         )
         name = _name(part, order, "")
         taken = sum(g.name.partition(":")[0] == name for g in groups)
-        macs = sum(
-            shapes[m.layer].macs * len(own) // m.size
-            for m in part
-            if m.dim == "out" and m.layer in shapes and shapes[m.layer].kind != "depthwise"
-        )
+        macs = sum(shapes[m.layer].macs * len(own) // m.size for m in part if m.role == "makes")
         full_name = f"{name}:{taken}" if taken else name
         groups.append(ChannelGroup(full_name, len(own), part, shapes[name], macs))
     return groups
@@ -164,12 +166,12 @@ def _restricted(member: Member, channels: NDArray[np.int64]) -> Member:
     """Return the member's part in ``channels`` (ascending), renumbered from 0."""
     inside = np.isin(member.channel, channels)
     renumbered = np.searchsorted(channels, member.channel[inside])
-    return Member(member.layer, member.dim, member.size, member.index[inside], renumbered)
+    return replace(member, index=member.index[inside], channel=renumbered)
 
 
 def _name(members: Sequence[Member], order: dict[str, int], default: str) -> str:
     """Return the producing layer that names a group: of the smallest ones, the first to run."""
-    makers = [m for m in members if m.dim == "out" and m.layer in order]
+    makers = [m for m in members if m.role == "makes" and m.layer in order]
     return min(makers, key=lambda m: (m.size, order[m.layer])).layer if makers else default
 
 

@@ -104,13 +104,14 @@ class ChannelSpace:
         criterion = lookup(CRITERIA, self.criterion, "sites.criterion")
         scores: dict[str, Tensor] = {}
         for group in self.groups:
-            parts = [
-                _by_channel(weights[f"{member.layer}.weight"], member, group.channels, present)
-                for member in group.members
-                if f"{member.layer}.weight" in weights
-                and weights[f"{member.layer}.weight"].dim() > 1
-            ]
-            score = criterion(parts)
+            by_role: dict[str, list[Tensor]] = {"makes": [], "uses": []}
+            for member in group.members:
+                if member.role in by_role:
+                    weight = weights[f"{member.layer}.weight"]
+                    by_role[member.role].append(
+                        _by_channel(weight, member, group.channels, present)
+                    )
+            score = criterion(by_role["makes"], by_role["uses"])
             if group.name in kept:
                 gone = torch.ones(group.channels, dtype=torch.bool)
                 gone[list(kept[group.name])] = False
@@ -126,8 +127,8 @@ def select(scores: Tensor, width: int) -> tuple[int, ...]:
 
 
 def producers(group: ChannelGroup) -> list[str]:
-    """Return the layers whose output channels the group is."""
-    return [member.layer for member in group.members if member.dim == "out"]
+    """Return the layers that make the group's channels."""
+    return [member.layer for member in group.members if member.role == "makes"]
 
 
 def _site(group: ChannelGroup, min_keep_ratio: float, round_to: int) -> Site:

@@ -1,4 +1,8 @@
-"""Magnitude of the weights: the criterion of AMC (L1) and of NetAdapt (L2)."""
+"""Magnitude of the weights: the criteria of AMC (L1) and of NetAdapt (L2).
+
+A criterion gets the weights that make each channel (its filters) and those that use it (its
+kernels), as lists of ``[channels, n]``, one a coupled layer, and returns a score a channel.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,20 @@ import torch
 from torch import Tensor
 
 
-def magnitude_l1(weights: Sequence[Tensor]) -> Tensor:
-    """Return the sum of absolute weights of each channel, float64 ``[channels]``.
+def magnitude_l1(made_by: Sequence[Tensor], used_by: Sequence[Tensor]) -> Tensor:
+    """Return the sum of absolute weights that use each channel, float64 ``[channels]``.
 
-    ``weights`` are the coupled layers' weights, each ``[channels, ...]``: a channel's filters where
-    it is produced and its kernels where it is consumed. AMC (arXiv:1802.03494, section 3.2) sums
-    the consumer alone; with residual coupling there are several of both.
+    As AMC does (arXiv:1802.03494, section 3.2, and its code: the sum of |W| over output channels
+    and kernel positions); with residual coupling a channel has several users, which are added up.
+    Where no layer uses the channels, those that make them count.
     """
-    return torch.stack([w.double().abs().flatten(1).sum(1) for w in weights]).sum(0)
+    return torch.stack([w.abs().sum(1) for w in used_by or made_by]).sum(0)
 
 
-def magnitude_l2(weights: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norm of each channel over all coupled layers, float64 ``[channels]``.
+def magnitude_l2(made_by: Sequence[Tensor], used_by: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norm of the filters that make each channel, float64 ``[channels]``.
 
-    NetAdapt (arXiv:1804.03230, section 3.2) takes the norm of the producing filters.
+    As NetAdapt does (arXiv:1804.03230, section 3.2); with residual coupling a channel has several
+    filters, whose norm is taken together.
     """
-    return torch.stack([w.double().square().flatten(1).sum(1) for w in weights]).sum(0).sqrt()
+    return torch.stack([w.square().sum(1) for w in made_by or used_by]).sum(0).sqrt()

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect as python_inspect
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +21,11 @@ import torch
 from agents import AGENTS
 from amc import finish, planned
 from amc.config import SearchConfig, parse_config, read_config
-from amc.cost import BUDGET_KEYS, cost_of, make_budget, smallest_cost
+from amc.cost import cost_of, make_budget
 from amc.data import Data
 from amc.errors import InputError
 from amc.evaluators import ScoringEvaluator
+from amc.inspection import inspection
 from amc.plan_file import read_plan
 from amc.pricing import cost_model, measure_to
 from amc.registry import lookup, nearest
@@ -35,8 +34,8 @@ from amc.run_folder import RunFolder, write_config
 from amc.session import Found, SearchMethod, Session, folder_for, run_search, tracked_params
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
-from amc.tracking import Tracker, open_tracker
-from amc.workers import InProcess, Workers
+from amc.tracking import Tracker, open_tracker, tracked
+from amc.workers import InProcess, open_workers
 from amc.zoo import ZOO
 from search_spaces import SEARCH_SPACES
 
@@ -129,7 +128,7 @@ def _run(
         own = folder.config.model_copy(update={"latency": latency})
         session, test = prepare(own, reporter)
     with contextlib.ExitStack() as stack:
-        workers = stack.enter_context(_workers(session, reporter))
+        workers = stack.enter_context(open_workers(session.job(), session.config.workers, reporter))
         trackers: list[Tracker] = []
         found: list[Found] = []
         for one in folder.searches:
@@ -140,7 +139,7 @@ def _run(
                 warn=reporter.message,
                 uri=folder.config.tracking_uri,
             )
-            trackers.append(stack.enter_context(_tracked(tracker)))
+            trackers.append(stack.enter_context(tracked(tracker)))
             tracker.start(
                 tracked_params(session, one), {"agent": one.agent, "task": session.task.name}
             )
@@ -241,38 +240,6 @@ def _frozen(config: SearchConfig) -> SearchConfig:
     return config.model_copy(update={"horizon": config.evaluations})
 
 
-@contextlib.contextmanager
-def _workers(session: Session, reporter: Reporter) -> Iterator[Workers]:
-    count = session.config.workers
-    if count is None:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if count == 0:
-        workers: Workers = InProcess(session.job())
-    else:
-        from amc.ray_workers import RayWorkers
-
-        reporter.message(f"starting {count} Ray worker{'s' if count > 1 else ''}")
-        workers = RayWorkers(session.job(), count)
-    try:
-        yield workers
-    finally:
-        workers.close()
-
-
-@contextlib.contextmanager
-def _tracked(tracker: Tracker) -> Iterator[Tracker]:
-    """Close the tracker with what became of its search."""
-    try:
-        yield tracker
-    except KeyboardInterrupt:
-        tracker.finish("interrupted")
-        raise
-    except BaseException:
-        tracker.finish("failed")
-        raise
-    tracker.finish("finished")
-
-
 def _result(folder: RunFolder, rows: list[dict[str, Any]]) -> dict[str, Any]:
     first = rows[0]["plan"]
     return {
@@ -293,39 +260,7 @@ def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str,
     task = load_task(config.task, config.data, config.data_folder)
     space = make_space(config, task)
     model = cost_model(task, space, config.latency, reporter or SilentReporter())
-    dense = cost_of(model, [site.channels for site in space.sites])
-    layers = model.layer_latencies([site.channels for site in space.sites])
-    return {
-        "task": task.name,
-        "backend": model.table.backend,
-        "batch_size": config.latency.batch_size,
-        "sites": [
-            {
-                "name": site.name,
-                "kind": site.kind,
-                "channels": site.channels,
-                "kernel_size": site.kernel_size,
-                "stride": site.stride,
-                "output": [site.height, site.width],
-                "macs": site.macs,
-                "widths": list(site.widths),
-                "layers": list(site.layers),
-            }
-            for site in space.sites
-        ],
-        "excluded": dict(space.excluded),
-        "dense": {
-            "macs": dense.macs,
-            "params": dense.params,
-            "weight_bytes": dense.weight_bytes,
-            "predicted_latency_s": dense.latency_s,
-        },
-        "layer_latency_s": layers,
-        "smallest": {
-            key: smallest_cost(model, space.sites, field) / getattr(dense, field)
-            for key, field in BUDGET_KEYS.items()
-        },
-    }
+    return inspection(task, space, model, config.latency.batch_size)
 
 
 def compare(run_dirs: list[Path], html: Path | None = None) -> dict[str, Any]:
@@ -342,18 +277,7 @@ def compare(run_dirs: list[Path], html: Path | None = None) -> dict[str, Any]:
 
 def export(run_dir: Path, agent: str | None, seed: int | None, out: Path) -> dict[str, Any]:
     """Copy a run's plan, and the weights that it names, to ``out``; by default the best agent's."""
-    rows = RunFolder.open(run_dir).read_summary()
-    for key, value in (("agent", agent), ("seed", seed)):
-        known = sorted({str(row[key]) for row in rows})
-        if value is not None and str(value) not in known:
-            raise InputError(
-                f"{key} {value!r} is not in run {str(run_dir)!r}; it has {', '.join(known)}"
-            )
-    chosen = [r for r in rows if agent in (None, r["agent"]) and seed in (None, r["seed"])]
-    if not chosen:
-        raise InputError(f"run {str(run_dir)!r} has no search of agent {agent!r} with seed {seed}")
-    best = max(chosen, key=lambda row: row["search_accuracy"])
-    return planned.export(run_dir / f"{best['agent']}-s{best['seed']}" / "plan.json", out)
+    return planned.export(RunFolder.open(run_dir).plan(agent, seed), out)
 
 
 def apply(

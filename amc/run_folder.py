@@ -121,6 +121,19 @@ class RunFolder:
             raise InputError(f"{str(file)!r} must hold a list")
         return rows
 
+    def plan(self, agent: str | None, seed: int | None) -> Path:
+        """Return the plan file of the best finished search, among ``agent``'s and ``seed``'s."""
+        rows = self.read_summary()
+        for key, value in (("agent", agent), ("seed", seed)):
+            known = sorted({str(row[key]) for row in rows})
+            if value is not None and str(value) not in known:
+                raise InputError(
+                    f"{key} {value!r} is not in run {str(self.path)!r}; it has {', '.join(known)}"
+                )
+        chosen = [r for r in rows if agent in (None, r["agent"]) and seed in (None, r["seed"])]
+        best = max(chosen, key=lambda row: float(row["search_accuracy"]))
+        return self.path / f"{best['agent']}-s{best['seed']}" / "plan.json"
+
 
 def write_config(path: Path, config: SearchConfig) -> None:
     """Write a configuration as YAML."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -140,6 +141,20 @@ def open_tracker(
         )
 
     return SafeTracker(make, warn)
+
+
+@contextmanager
+def tracked(tracker: Tracker) -> Iterator[Tracker]:
+    """Close the tracker at the end with what became of its search."""
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        tracker.finish("interrupted")
+        raise
+    except BaseException:
+        tracker.finish("failed")
+        raise
+    tracker.finish("finished")
 
 
 def default_store(run_dir: Path) -> str:

@@ -64,7 +64,7 @@ def fit(
         optimizer.zero_grad()
         assert batch.labels is not None
         loss = _loss(network(*inputs), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         if on_step is not None:
             on_step(step, float(loss.detach()))

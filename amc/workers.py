@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from amc.data import Data
 from amc.plan import Plan
+from amc.reporting import Reporter
 from amc.worker import Final, Job, Outcome, State, Work, Worker
 
 # (position in the batch, seconds on the worker, name of the worker)
@@ -53,3 +56,21 @@ class InProcess:
 
     def close(self) -> None:
         """Nothing to let go."""
+
+
+@contextmanager
+def open_workers(job: Job, count: int | None, reporter: Reporter) -> Iterator[Workers]:
+    """Open ``count`` Ray workers (``None``: one a core), or none at all for 0; close them after."""
+    if count is None:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if count == 0:
+        yield InProcess(job)
+        return
+    from amc.ray_workers import RayWorkers
+
+    reporter.message(f"starting {count} Ray worker{'s' if count > 1 else ''}")
+    pool = RayWorkers(job, count)
+    try:
+        yield pool
+    finally:
+        pool.close()

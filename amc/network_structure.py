@@ -151,7 +151,7 @@ class _Probe:
     @staticmethod
     def of(build: Build, widths: Sequence[int], inputs: tuple[Tensor, ...]) -> _Probe:
         network = build(widths)
-        ops = trace_ops(deployed(network), inputs)
+        ops = trace_ops(deployed(network, inputs), inputs)
         parameters = dict(network.named_parameters())
         return _Probe(
             ops,

@@ -68,6 +68,7 @@ class MeasuredPart(_Part):
     clock_factor: float = Field(gt=0)
     interval: float = Field(ge=0, description="half the 95% interval of the median, relative")
     repeats: Count
+    clock: Literal["wall", "cpu"] = Field(description="cpu: time on the processor")
     noisy: bool
     dense_measured_latency_s: Seconds
 

@@ -20,6 +20,7 @@ from torch import nn
 # Ray reads these when it is imported. A private Ray asks for a token; a cluster has its own rules.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters arrives as an exception
 if "RAY_ADDRESS" not in os.environ:
     os.environ["RAY_AUTH_MODE"] = "token"
 

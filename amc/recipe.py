@@ -69,7 +69,7 @@ def train(
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     splits = load(recipe.data, recipe.data_folder)
-    network = ARCHITECTURES[recipe.network]()  # type: ignore[no-untyped-call]
+    network = ARCHITECTURES[recipe.network]()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = recipe.epochs * (len(splits.train) // recipe.batch_size)
     schedule = Schedule(

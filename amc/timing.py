@@ -11,13 +11,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from amc.deploy import deployed
-from amc.latency.clock import Timing, settled, timed
+from amc.latency.clock import Timing, settled, timed_warm
 from amc.latency.session import Reference, device_settings
 from amc.latency.table import LatencyTable
 
 PRECISION = 0.02  # of the 95% interval of a median, half its width
-WARM_UP = 5
-FEWEST = 20  # timings of a subject, however steady
+PER_TURN = 3  # timings of each network in a turn, after one that warms up
+TURNS = 8  # at least
+FEWEST = 20  # timings of a subject by the wall clock, else the processor's time counts
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,13 @@ def measure_networks(
         reference = Reference()
         end = time.monotonic() + seconds_each * (len(subjects) + 1)
         turn = 0
-        while turn < WARM_UP + FEWEST or (
-            time.monotonic() < end and not _steady(samples, table.threads)
-        ):
+        while turn < TURNS or (time.monotonic() < end and not _steady(samples, table.threads)):
             turn += 1
-            if turn == WARM_UP + 1:
-                for timings in (reference_t, dense_t, *samples.values()):
-                    timings.clear()
-            reference_t.append(reference.time())
+            reference_t += reference.timings()
             if yardstick is not None:
-                dense_t.append(timed(lambda: yardstick(*inputs)))
+                dense_t += timed_warm(lambda: yardstick(*inputs), PER_TURN)
             for name, network in subjects.items():
-                samples[name].append(timed(lambda n=network: n(*inputs)))  # type: ignore[misc]
+                samples[name] += timed_warm(lambda n=network: n(*inputs), PER_TURN)  # type: ignore[misc]
     factor = settled(reference_t, table.threads).median / table.reference_s
     if known:
         dense_factor = settled(dense_t, table.threads).median / known.latency_s

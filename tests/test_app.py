@@ -251,3 +251,40 @@ def test_evaluation_leaves_the_agents_generators_alone(digits_run: Path, tmp_pat
         for run in (digits_run, tmp_path / "run")
     ]
     assert keys[0] == keys[1]
+
+
+def test_the_registered_environment_is_the_same_search() -> None:
+    import gymnasium
+    from gymnasium.utils.env_checker import check_env
+
+    import envs
+
+    env = gymnasium.make(envs.PRUNING, config="digits", budget={"macs": 0.5}, calibration_images=50)
+    assert env.spec is not None
+    assert json.loads(env.spec.to_json())["kwargs"]["budget"] == {"macs": 0.5}
+    check_env(env.unwrapped)
+    env.reset(seed=0)
+    for _ in range(6):
+        _, reward, terminated, _, info = env.step(np.array([0.7], np.float32))
+    assert terminated
+    assert reward == info["evaluation"].score > 0
+    task = env.unwrapped.task  # type: ignore[attr-defined]
+    assert task.budget.met_by(info["evaluation"].cost)
+
+
+def test_nan_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text(
+        "import torch\n"
+        "from amc.zoo.digits import digits\n"
+        "def task():\n"
+        "    made = digits()\n"
+        "    made.network.conv1.weight.data[0] = float('nan')\n"
+        "    return made\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="weight 'conv1.weight' has NaN"):
+        load_task("broken:task")
+    with pytest.raises(InputError, match="no module named 'brokn'"):
+        load_task("brokn:task")
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        load_task("digit")

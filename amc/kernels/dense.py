@@ -14,28 +14,25 @@ from amc.latency.ops import Operand, OpTemplate, Width
 
 
 class Dense:
-    """Runs an operation exactly as torch does inside a network."""
+    """Runs an operation exactly as torch does inside a deployed network."""
 
     @staticmethod
     def backend() -> str:
         """Return the name of what runs: torch's version and the library behind it."""
         version = torch.__version__.split("+")[0]
-        library = "oneDNN" if torch.backends.mkldnn.is_available() else "native"
-        return f"torch-{version}/{library}"
+        return f"torch-{version}/{'oneDNN' if torch._C._has_mkldnn else 'native'}"
 
     @staticmethod
-    def prepare(
-        template: OpTemplate, dims: Sequence[int]
-    ) -> tuple[Callable[[], Any], list[Tensor]]:
+    def prepare(template: OpTemplate, dims: Sequence[int]) -> tuple[Callable[[], Any], list[Tensor]]:
         """Return a call of the operation at widths ``dims``, and the activations that it reads.
 
         The call takes nothing and may be repeated; operands are random and of the recorded layout.
         """
         overload = _overload(template.op)
-        tensors: list[Tensor] = []
-        args = [_built(argument, dims, tensors) for argument in template.args]
-        kwargs = {name: _built(value, dims, tensors) for name, value in template.kwargs}
-        return (lambda: overload(*args, **kwargs)), tensors
+        activations: list[Tensor] = []
+        args = [_built(argument, dims, activations) for argument in template.args]
+        kwargs = {name: _built(value, dims, activations) for name, value in template.kwargs}
+        return (lambda: overload(*args, **kwargs)), activations
 
 
 def _overload(name: str) -> Any:

@@ -18,10 +18,18 @@ AWAY_S = 2e-6
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one call: by the wall clock, and on the processor by the calling thread."""
+    """Seconds of one call: by the wall clock, and on the processor by the calling thread.
+
+    ``calm`` says that the thread was not interrupted.
+    """
 
     wall_s: float
     cpu_s: float
+    calm: bool
+
+    def scaled(self, factor: float) -> Timing:
+        """Return the timing in another unit."""
+        return Timing(self.wall_s * factor, self.cpu_s * factor, self.calm)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,14 @@ def timed(call: Callable[[], Any]) -> Timing:
     start = time.perf_counter()
     call()
     wall_s = time.perf_counter() - start
-    return Timing(wall_s, time.thread_time() - cpu)
+    cpu_s = time.thread_time() - cpu
+    return Timing(wall_s, cpu_s, wall_s - cpu_s <= AWAY_SHARE * wall_s + AWAY_S)
+
+
+def timed_warm(call: Callable[[], Any], times: int) -> list[Timing]:
+    """Return how long a call takes that repeats itself: one is thrown away, then ``times`` timed."""
+    call()
+    return [timed(call) for _ in range(times)]
 
 
 def settled(timings: Sequence[Timing], threads: int, fewest: int = 6) -> Settled:
@@ -78,7 +93,7 @@ def settled(timings: Sequence[Timing], threads: int, fewest: int = 6) -> Settled
     if threads > 1:
         return Settled(wall, "wall")
     cpu = np.array([timing.cpu_s for timing in timings])
-    calm = wall - cpu <= AWAY_SHARE * wall + AWAY_S
+    calm = np.array([timing.calm for timing in timings])
     if calm.sum() < min(fewest, len(timings)):
         return Settled(np.minimum(cpu, wall), "cpu")
     return Settled(wall[calm], "wall")

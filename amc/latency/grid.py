@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,25 +38,36 @@ def interpolate(grid: Sequence[Sequence[int]], values: Floats, points: Ints) -> 
     return result
 
 
-def thin(widths: Sequence[int], seconds: Floats, tolerance: float) -> tuple[int, ...]:
-    """Return the fewest of ``widths`` (greedily) between which straight lines fit ``seconds``.
+def thin(
+    widths: Sequence[Sequence[int]], curves: Sequence[Floats], tolerance: float, most: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return few of the ``widths`` of each axis, between which straight lines fit its curve.
 
-    No dropped width is further than ``tolerance``, a relative error, from the line; the first and
-    the last width always stay. Stairs, which blocked kernels have, keep both ends of a step.
+    ``curves[a]`` holds the seconds at ``widths[a]``, every other axis at its largest. The width
+    furthest from the lines is added, on whichever axis it is, until none is further than
+    ``tolerance``, a relative error, or the product grid would exceed ``most`` points. The first and
+    the last width always stay. Stairs, which blocked kernels have, keep both ends of their steps.
     """
-    kept = {0, len(widths) - 1}
-    pending = [(0, len(widths) - 1)]
-    while pending:
-        left, right = pending.pop()
-        inner = np.arange(left + 1, right)
-        if len(inner) == 0:
-            continue
-        share = (np.asarray(widths)[inner] - widths[left]) / (widths[right] - widths[left])
-        line = seconds[left] + share * (seconds[right] - seconds[left])
-        errors = np.abs(line / seconds[inner] - 1)
-        worst = int(np.argmax(errors))
-        if errors[worst] > tolerance:
-            split = int(inner[worst])
-            kept.add(split)
-            pending += [(left, split), (split, right)]
-    return tuple(widths[i] for i in sorted(kept))
+    kept = [{0, len(marks) - 1} for marks in widths]
+    while True:
+        worst = max(
+            (_furthest(widths[axis], curves[axis], marks, axis) for axis, marks in enumerate(kept)),
+            default=(0.0, 0, 0),
+        )
+        error, axis, index = worst
+        grown = prod(len(marks) + (other == axis) for other, marks in enumerate(kept))
+        if error <= tolerance or grown > most:
+            return tuple(
+                tuple(marks[i] for i in sorted(its)) for marks, its in zip(widths, kept, strict=True)
+            )
+        kept[axis].add(index)
+
+
+def _furthest(
+    widths: Sequence[int], seconds: Floats, kept: set[int], axis: int
+) -> tuple[float, int, int]:
+    """Return (relative error, axis, index) of the width that straight lines fit worst."""
+    at, marks = np.asarray(widths, dtype=np.float64), sorted(kept)
+    errors = np.abs(np.interp(at, at[marks], seconds[marks]) / seconds - 1)
+    index = int(np.argmax(errors))
+    return float(errors[index]), axis, index

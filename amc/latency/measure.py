@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -13,21 +13,25 @@ from torch import Tensor, nn
 
 from amc.deploy import deployed
 from amc.kernels.dense import Dense
-from amc.latency.clock import settled, timed
+from amc.latency.clock import settled
 from amc.latency.device import describe_device, kernel_digest
 from amc.latency.grid import thin
 from amc.latency.ops import OpTemplate
-from amc.latency.session import DenseNetwork, Point, Progress, Session, device_settings, prepare
+from amc.latency.session import DenseNetwork, Point, Progress, Session, device_settings
 from amc.latency.table import KernelTimes, LatencyTable, NetworkTime, missing
 from amc.latency.trace import trace_ops
 
-REPEATS = 11
-MORE_REPEATS = 15  # for points that stay uncertain
+PASSES, REPEATS = 2, 6  # a machine drifts: the same point is timed at different times
+MORE_REPEATS = 12  # for the most uncertain points, at most a quarter of all
 FULL_GRID = 49  # kernels with no more points than this are timed at every reachable width
 TOLERANCE = 0.03  # of the straight lines between the points of a thinned grid
-UNCERTAIN = 0.03  # half the width, relative, of a median's 95% interval above which it is noisy
+UNCERTAIN = 0.05  # half the width, relative, of a median's 95% interval above which it is noisy
+MOST_CANDIDATES = 64  # widths of an axis that are looked at
+MOST_POINTS = 180  # of a thinned grid
+CURVE_REPEATS = 5
 DENSE_REPEATS = 40
 CHAIN = 40  # calls in the networks on which the overhead of a call is measured
+CHAIN_REPEATS = 30
 
 Grid = tuple[tuple[int, ...], ...]
 
@@ -64,28 +68,26 @@ def measure_table(
     fresh = [d for d in dense if table is None or d.key not in table.networks]
     if table is not None and not wanted and not fresh:
         return table
-    places = sorted((p, r.template.key) for r in wanted for p in r.positions)
-    session = Session([key for _, key in places], threads, fresh, progress)
+    places = sorted((p, r.template.op) for r in wanted for p in r.positions)
+    session = Session([op for _, op in places], threads, fresh, progress)
     with device_settings(threads):
         grids = _grids(session, wanted)
         points = [(r.template, dims) for r, grid in grids for dims in product(*grid)]
-        session.time(points, REPEATS, "timing kernels")
+        for _ in range(PASSES):
+            session.time(points, REPEATS, "timing kernels")
         _time_again(session, points)
-        while not session.reference or any(
+        while not session.reference_s or any(
             len(session.networks[d.key]) < DENSE_REPEATS for d in fresh
         ):
-            session.time_turn([], 1)
-        overhead_s = dict(table.call_overhead_s) if table else call_overhead(threads)
-    reference_s = settled(session.reference, threads).median
-    table = table or _empty(threads, reference_s, overhead_s)
-    factor = reference_s / table.reference_s
+            session.time_turn([], REPEATS)
+        table = table or _empty(threads, float(np.median(session.reference_s)))
     return table.merged(
-        {r.template.key: _times(session, r, grid, factor, overhead_s) for r, grid in grids},
-        {d.key: _network_time(session, d, factor) for d in fresh},
+        {r.template.key: _times(session, r, grid, table) for r, grid in grids},
+        {d.key: _network_time(session, d, table) for d in fresh},
     )
 
 
-def _empty(threads: int, reference_s: float, overhead_s: dict[str, float]) -> LatencyTable:
+def _empty(threads: int, reference_s: float) -> LatencyTable:
     return LatencyTable(
         device=describe_device(),
         threads=threads,
@@ -93,7 +95,7 @@ def _empty(threads: int, reference_s: float, overhead_s: dict[str, float]) -> La
         backend=Dense.backend(),
         kernel_digest=kernel_digest(),
         reference_s=reference_s,
-        call_overhead_s=overhead_s,
+        call_overhead_s=call_overhead(threads, reference_s),
         kernels={},
         networks={},
     )
@@ -110,10 +112,12 @@ def _union(request: KernelRequest, table: LatencyTable | None) -> Grid:
     )
 
 
-def _grids(session: Session, requests: Sequence[KernelRequest]) -> list[tuple[KernelRequest, Grid]]:
+def _grids(
+    session: Session, requests: Sequence[KernelRequest]
+) -> list[tuple[KernelRequest, Grid]]:
     """Return a grid a request: all reachable widths, or those that the measured curves need."""
     profiles = {
-        r.template.key: _profiles(r)
+        r.template.key: _profiles(tuple(_candidates(widths) for widths in r.reachable))
         for r in requests
         if len(r.reachable) > 1 and prod(map(len, r.reachable)) > FULL_GRID
     }
@@ -123,30 +127,40 @@ def _grids(session: Session, requests: Sequence[KernelRequest]) -> list[tuple[Ke
         for line in profiles.get(r.template.key, ())
         for dims in line
     )
-    session.time(list(points), REPEATS, "looking at curves")
+    session.time(list(points), CURVE_REPEATS, "looking at curves")
     chosen = []
     for request in requests:
-        grid = request.reachable
+        grid = tuple(_candidates(widths) for widths in request.reachable)
         if request.template.key in profiles:
-            grid = tuple(
-                thin(widths, session.curve(request.template, line), TOLERANCE)
-                for widths, line in zip(grid, profiles[request.template.key], strict=True)
-            )
+            curves = [
+                session.curve(request.template, line) for line in profiles[request.template.key]
+            ]
+            grid = thin(grid, curves, TOLERANCE, MOST_POINTS)
         chosen.append((request, grid))
     return chosen
 
 
-def _profiles(request: KernelRequest) -> list[list[tuple[int, ...]]]:
+def _candidates(widths: Sequence[int]) -> tuple[int, ...]:
+    """Return at most about ``MOST_CANDIDATES`` of ``widths``, the first and the last included."""
+    step = -(-len(widths) // MOST_CANDIDATES)
+    # An odd step meets every remainder of a blocked kernel's block; an even one only its fast ones.
+    step += 1 - step % 2
+    return tuple(sorted({*widths[::step], widths[-1]}))
+
+
+def _profiles(grid: Grid) -> list[list[tuple[int, ...]]]:
     """Return for each axis the points along it, every other axis at its largest width."""
-    top = [widths[-1] for widths in request.reachable]
+    top = [widths[-1] for widths in grid]
     return [
         [(*top[:axis], width, *top[axis + 1 :]) for width in widths]
-        for axis, widths in enumerate(request.reachable)
+        for axis, widths in enumerate(grid)
     ]
 
 
 def _time_again(session: Session, points: Sequence[Point]) -> None:
-    noisy = [point for point in points if session.settled(point).interval > UNCERTAIN]
+    doubt = {i: session.settled(point).interval for i, point in enumerate(points)}
+    worst = sorted(doubt, key=lambda i: -doubt[i])[: len(points) // 4]
+    noisy = [points[i] for i in sorted(worst) if doubt[i] > UNCERTAIN]
     session.time(noisy, MORE_REPEATS, "timing noisy kernels again")
 
 
@@ -154,27 +168,26 @@ def _times(
     session: Session,
     request: KernelRequest,
     grid: Grid,
-    factor: float,
-    overhead_s: Mapping[str, float],
+    table: LatencyTable,
 ) -> KernelTimes:
-    call_s = overhead_s["layer" if request.template.has_weights else "function"]
+    call_s = table.call_overhead_s["layer" if request.template.has_weights else "function"]
     shape = tuple(len(marks) for marks in grid)
     points = [session.settled((request.template, dims)) for dims in product(*grid)]
-    medians = np.array([point.median for point in points]).reshape(shape)
+    medians = np.array([point.median for point in points]).reshape(shape) * table.reference_s
     return KernelTimes(
         axes=request.template.axes,
         grid=grid,
         # A call on the smallest operands, whose overhead may be negative, still takes some time.
-        seconds=np.maximum(medians / factor + call_s, medians / factor / 4),
+        seconds=np.maximum(medians + call_s, medians / 4),
         spread=np.array([point.spread for point in points]).reshape(shape),
         repeats=min(len(point.seconds) for point in points),
         noisy=tuple(i for i, point in enumerate(points) if point.interval > UNCERTAIN),
     )
 
 
-def _network_time(session: Session, dense: DenseNetwork, factor: float) -> NetworkTime:
+def _network_time(session: Session, dense: DenseNetwork, table: LatencyTable) -> NetworkTime:
     timings = settled(session.networks[dense.key], session.threads)
-    return NetworkTime(timings.median / factor, timings.spread, len(timings.seconds))
+    return NetworkTime(timings.median * table.reference_s, timings.spread, len(timings.seconds))
 
 
 class _Functions(nn.Module):
@@ -184,23 +197,27 @@ class _Functions(nn.Module):
         return x
 
 
-def call_overhead(threads: int) -> dict[str, float]:
+def call_overhead(threads: int, reference_s: float) -> dict[str, float]:
     """Return what a call costs inside a network beyond what ``session`` times, seconds (or < 0).
 
     Of a "layer" (a module with weights) and of a "function". Measured on chains of operations so
-    small that calling them is all there is.
+    small that calling them is all there is, and in the session's own way.
     """
     chains = {
         "layer": nn.Sequential(*[nn.Conv2d(4, 4, 1) for _ in range(CHAIN)]),
         "function": _Functions(),
     }
-    return {kind: _overhead(deployed(chain), threads) for kind, chain in chains.items()}
+    return {
+        kind: _overhead(deployed(chain), threads) * reference_s for kind, chain in chains.items()
+    }
 
 
-def _overhead(network: nn.Module, threads: int, repeats: int = 150) -> float:
+def _overhead(network: nn.Module, threads: int) -> float:
     inputs = (torch.ones(1, 4, 2, 2).to(memory_format=torch.channels_last),)
-    ops = [prepare(op.template, op.dims)[0] for op in trace_ops(network, inputs)]
-    inside = [timed(lambda: network(*inputs)) for _ in range(repeats)]
-    alone = [[timed(op) for op in ops] for _ in range(repeats)]
-    by_op = [settled(timings, threads).median for timings in zip(*alone, strict=True)]
-    return (settled(inside, threads).median - sum(by_op)) / len(ops)
+    points = [(op.template, op.dims) for op in trace_ops(network, inputs)]
+    dense = DenseNetwork("", network, inputs)
+    session = Session([], threads, (dense,), lambda done, total, what: None)
+    for _ in range(CHAIN_REPEATS):
+        session.time_turn(points, 3)
+    alone = sum(session.settled(point).median for point in points)
+    return (settled(session.networks[""], threads).median - alone) / len(points)

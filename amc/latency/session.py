@@ -1,18 +1,20 @@
 """One sitting of measuring: kernels take turns as they do in the network.
 
 How an operation is timed decides whether a table is right. Each call runs once, not in a hot loop:
-a turn goes through the network's kernels in the network's order, each at another width, so that
-code and weights are as warm or cold as they are there; and what a call reads is rewritten just
-before it, because in a network the operation before has just written it. A fixed reference
-operation takes part in every turn, so that later sessions can be brought to this one's clock.
+a turn goes through operations in the network's order, each of another shape, so that code and
+weights are as warm or cold as they are there; and what a call reads is rewritten just before it,
+because in a network the operation before has just written it. A fixed reference operation takes
+part in every turn and is the unit of time: machines drift by 10% and more.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import cycle
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,13 @@ from torch import Tensor, nn
 
 from amc.kernels import KERNELS
 from amc.kernels.dense import Dense
-from amc.latency.clock import Settled, Timing, settled, timed
+from amc.latency.clock import Settled, Timing, settled, timed, timed_warm
 from amc.latency.grid import Floats
 from amc.latency.ops import OpTemplate
 from amc.registry import lookup
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+DENSE_EVERY = 3  # turns between two timings of the dense networks
 
 Progress = Callable[[int, int, str], None]
 Point = tuple[OpTemplate, tuple[int, ...]]
@@ -41,16 +46,18 @@ class DenseNetwork:
 
 @dataclass
 class Session:
-    """All timings of one sitting: of points, of the reference, and of whole networks.
+    """All timings of one sitting, of points and of whole networks, in units of the reference.
 
-    ``sequence`` lists kernel keys in the order of the network's operations.
+    The unit is the reference operation's time in the same turn, so a clock that drifts cancels out;
+    ``reference_s`` lists that time for every turn, seconds.
+    ``sequence`` names the network's operations in its order; points are timed in layer order.
     """
 
     sequence: Sequence[str]
     threads: int
     dense: Sequence[DenseNetwork]
     progress: Progress
-    reference: list[Timing] = field(default_factory=list)
+    reference_s: list[float] = field(default_factory=list)
     networks: dict[str, list[Timing]] = field(default_factory=dict)
     points: dict[tuple[str, tuple[int, ...]], list[Timing]] = field(default_factory=dict)
 
@@ -64,68 +71,100 @@ class Session:
     def _turns(self, points: Sequence[Point]) -> list[list[Point]]:
         """Return lists of points, each with the operations of the network in its order.
 
-        A place for a convolution, say, takes any convolution's point, those of early layers early;
-        where points of an operation are few, they come again. Every point is in one list or more.
+        A place for a convolution, say, takes any convolution's point. The first lists hold the
+        smallest points of every kernel, the last ones the largest: in a narrow network each call
+        finds the caches as narrow calls left them. Where points are few, they come again.
         """
-        by_op: dict[str, list[Point]] = {}
-        for point in points:
-            by_op.setdefault(point[0].op, []).append(point)
+        by_op: dict[str, list[tuple[float, int, Point]]] = {}
+        for order, (quantile, point) in enumerate(_by_size(points)):
+            by_op.setdefault(point[0].op, []).append((quantile, order, point))
         places = {op: max(self.sequence.count(op), 1) for op in by_op}
-        count = max((-(-len(its) // places[op]) for op, its in by_op.items()), default=0)
-        endless = {op: cycle(its[t] for t in _strided(len(its), count)) for op, its in by_op.items()}
-        turns = []
-        order = [op for op in self.sequence if op in by_op]
-        for _ in range(count):
-            turn = {op: iter(list(islice(endless[op], places[op]))) for op in by_op}
-            turns.append([next(turn[op]) for op in order])
-        return turns
+        turns = max((-(-len(its) // places[op]) for op, its in by_op.items()), default=0)
+        lists = []
+        for turn in range(turns):
+            its = {op: _share(sorted(by_op[op]), turn, turns, places[op]) for op in by_op}
+            lists.append([next(its[op]) for op in self.sequence if op in by_op])
+        return lists
 
     def time_turn(self, points: Sequence[Point], repeats: int) -> None:
         """Go through ``points`` ``repeats`` times, then run the dense networks."""
-        calls = [(self._samples(point), *prepare(*point)) for point in points]
+        calls = [prepare(*point) for point in points]
+        turn: list[list[Timing]] = [[] for _ in points]
+        clock: list[Timing] = []
+        networks: dict[str, list[Timing]] = {}
         reference = Reference()
         for repeat in range(repeats + 1):
-            for samples, call, activations in calls:
+            for timings, (call, activations) in zip(turn, calls, strict=True):
                 refresh(activations)
-                timing = timed(call)
-                if repeat:  # the first call builds the kernel
-                    samples.append(timing)
-            timing = reference.time()
-            if repeat:
-                self.reference.append(timing)
-        for dense in self.dense:
-            timings = self.networks.setdefault(dense.key, [])
-            for warm in (False, True, True):
-                timing = timed(lambda d=dense: d.network(*d.inputs))  # type: ignore[misc]
-                if warm:
-                    timings.append(timing)
+                timings.append(timed(call))
+            clock += reference.timings()
+        for dense in self.dense if len(self.reference_s) % DENSE_EVERY == 0 else ():
+            networks[dense.key] = timed_warm(lambda d=dense: d.network(*d.inputs), 4)  # type: ignore[misc]
+            clock += reference.timings()
+        # The first call of each builds its kernel, and says nothing.
+        now_s = settled(clock, self.threads).median
+        self.reference_s.append(now_s)
+        for point, timings in zip(points, turn, strict=True):
+            self._samples(point).extend(t.scaled(1 / now_s) for t in timings[1:])
+        for key, timings in networks.items():
+            self.networks.setdefault(key, []).extend(t.scaled(1 / now_s) for t in timings)
 
     def settled(self, point: Point) -> Settled:
         """Return the timings of a point that count."""
         return settled(self._samples(point), self.threads)
 
     def curve(self, template: OpTemplate, dims: Sequence[tuple[int, ...]]) -> Floats:
-        """Return the median seconds of a kernel at each of ``dims``."""
+        """Return the median time of a kernel at each of ``dims``."""
         return np.array([self.settled((template, d)).median for d in dims])
 
     def _samples(self, point: Point) -> list[Timing]:
         return self.points.setdefault((point[0].key, point[1]), [])
 
 
+def _by_size(points: Sequence[Point]) -> list[tuple[float, Point]]:
+    """Return the points in their order, each with its rank by size among those of its kernel, 0-1."""
+    kernels: dict[str, list[Point]] = {}
+    for point in points:
+        kernels.setdefault(point[0].key, []).append(point)
+    return [
+        (rank / len(its), point)
+        for its in kernels.values()
+        for rank, point in enumerate(sorted(its, key=lambda point: prod(point[1])))
+    ]
+
+
+def _share(
+    ranked: Sequence[tuple[float, int, Point]], turn: int, turns: int, places: int
+) -> Iterator[Point]:
+    """Return ``places`` points for one of the ``turns``, in layer order; all are in some turn."""
+    n = len(ranked)
+    own = ranked[n * turn // turns : n * (turn + 1) // turns] or [ranked[n * turn // turns]]
+    filled = [own[i % len(own)] for i in range(max(places, len(own)))]
+    return iter([point for _, _, point in sorted(filled, key=lambda entry: entry[1])])
+
+
 class Reference:
-    """The fixed operation by which clocks of different times are compared: one 3x3 convolution."""
+    """The fixed operation by which clocks of different times are compared: a 3x3 convolution.
+
+    It is small enough to live in a core's own cache, so that only the clock changes its time and
+    not what ran before it.
+    """
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        self._x = torch.rand(32, 32, 14, 14, generator=generator)
-        self._x = self._x.to(memory_format=torch.channels_last)
-        self._weight = torch.rand(32, 32, 3, 3, generator=generator)
-        self._weight = self._weight.to(memory_format=torch.channels_last)
+        self._x, self._weight = (
+            torch.rand(shape, generator=generator).to(memory_format=torch.channels_last)
+            for shape in ((8, 32, 14, 14), (32, 32, 3, 3))
+        )
 
-    def time(self) -> Timing:
-        """Return how long one call takes."""
-        refresh([self._x])
-        return timed(lambda: torch.conv2d(self._x, self._weight, None, 1, 1))
+    def timings(self, count: int = 2) -> list[Timing]:
+        """Return ``count`` timings, taken when the operation is warm."""
+        for _ in range(2):
+            self._call()
+        return timed_warm(self._call, count)
+
+    def _call(self) -> None:
+        torch.conv2d(self._x, self._weight, None, 1, 1)
 
 
 def prepare(template: OpTemplate, dims: Sequence[int]) -> tuple[Callable[[], Any], list[Tensor]]:
@@ -143,7 +182,12 @@ def refresh(activations: Sequence[Tensor]) -> None:
 
 @contextmanager
 def device_settings(threads: int) -> Iterator[None]:
-    """Run under inference mode with ``threads`` threads of torch, and put the number back."""
+    """Run under inference mode with ``threads`` threads of torch, and put the number back.
+
+    The process keeps memory that is freed from here on: giving it back to the system and faulting
+    it in again takes a layer as long as its arithmetic, now and then, and makes timings random.
+    """
+    _keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -151,3 +195,12 @@ def device_settings(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def _keep_freed_memory() -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl has not
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)

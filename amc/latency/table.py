@@ -27,7 +27,7 @@ class KernelTimes:
 
     ``seconds`` are medians and ``spread`` the interquartile range divided by the median, both of
     the grid's shape; ``repeats`` is the number of timings a point; ``noisy`` lists the points
-    (positions in row-major order) whose median stayed uncertain by more than 3%.
+    (positions in row-major order) whose median stayed uncertain by more than 5%.
     """
 
     axes: tuple[str, ...]

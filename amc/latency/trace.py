@@ -46,7 +46,7 @@ class _Recorder(TorchDispatchMode):
         self._stack: list[str] = []
         self._last = ""
         tensors = [*network.parameters(), *network.buffers()]
-        self._weights = {t.untyped_storage().data_ptr() for t in tensors}
+        self._weights = {_memory(t) for t in tensors}
 
     def enter(self, name: str) -> None:
         self._stack.append(name)
@@ -86,8 +86,13 @@ def _is_view(func: Any, inputs: list[Tensor], output: Any) -> bool:
     """Return whether nothing was computed: all outputs lie in the memory of the inputs."""
     if func._schema.is_mutable:
         return False
-    inside = {t.untyped_storage().data_ptr() for t in inputs}
-    return all(t.untyped_storage().data_ptr() in inside for t in tensors_in(output))
+    inside = {_memory(t) for t in inputs}
+    return all(_memory(t) in inside for t in tensors_in(output))
+
+
+def _memory(tensor: Tensor) -> int:
+    """Return where the tensor's storage begins."""
+    return tensor.untyped_storage().data_ptr()
 
 
 class _Describer:
@@ -131,7 +136,7 @@ class _Describer:
             tuple(shape),
             _order(tensor),
             str(tensor.dtype).removeprefix("torch."),
-            tensor.untyped_storage().data_ptr() in self._weights,
+            _memory(tensor) in self._weights,
         )
 
 
@@ -146,4 +151,4 @@ def _order(tensor: Tensor) -> tuple[int, ...]:
         return (0, 2, 3, 1)
     if tensor.is_contiguous():
         return plain
-    return tuple(sorted(plain, key=lambda d: -tensor.stride(d)))
+    return tuple(sorted(plain, key=tensor.stride, reverse=True))

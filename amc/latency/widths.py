@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -79,7 +80,7 @@ def convolution(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
     x_dim = x.dim() - weight.dim() + 1
     c_in, c_out, group_width = x.shape[x_dim], weight.shape[0], weight.shape[1]
     groups = c_in // group_width
-    widths = Widths(macs_per_output=weight[0].numel())
+    widths = Widths(macs_per_output=prod(weight.shape[1:]))
     if groups > 1 and group_width == 1:
         widths.add("c", c_in, (0, x_dim))
         outs = [(1, 0), *([(2, 0)] if len(tensors) > 2 else [])]
@@ -136,7 +137,6 @@ FAMILIES: dict[str, Family] = {
     "conv2d": convolution,
     "conv3d": convolution,
     "convolution": convolution,
-    "mkldnn_convolution": convolution,
     "linear": linear,
     "mm": product,
     "matmul": product,

@@ -30,7 +30,7 @@ def mobilenet(data: Literal["pack", "full"] = "pack", data_folder: str | None = 
 
 
 def _task(name: str, data: Literal["pack", "full"], data_folder: str | None) -> Task:
-    network = ARCHITECTURES[name]()  # type: ignore[no-untyped-call]
+    network = ARCHITECTURES[name]()
     weights = resources.files("amc.zoo").joinpath(f"{name}.safetensors")
     if not weights.is_file():
         raise InputError(

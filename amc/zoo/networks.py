@@ -7,6 +7,8 @@ stride 2, and shortcuts that change shape are 1x1 convolutions. ``MobileNet`` fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -97,7 +99,7 @@ class MobileNet(nn.Module):
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "resnet8": lambda: ResNet(1),
     "resnet20": lambda: ResNet(3),
     "mobilenet": lambda: MobileNet(0.5),

@@ -75,7 +75,7 @@ class NetworkCostModel:
         ]
 
     def layer_latencies(self, widths: Sequence[int]) -> dict[str, float]:
-        """Return the seconds of each layer for one batch, what follows it up to the next included."""
+        """Return the seconds of each layer for one batch, with what follows it."""
         layers: dict[str, float] = {}
         for line in self.breakdown(widths):
             layers[line.layer] = layers.get(line.layer, 0.0) + line.latency_s
@@ -139,13 +139,14 @@ class _Lookup:
                 self._offset[row, axis], self._top[row, axis] = offset, top
 
     def seconds(self, dims: Ints) -> Floats | None:
-        """Return the seconds of every operation ``[B, ops]``, or ``None`` for unreachable widths."""
+        """Return the seconds of every operation ``[B, ops]``, ``None`` for widths out of reach."""
         # One beyond the largest reachable width is marked as unreachable, like every gap.
         inside = np.where((dims >= 0) & (dims <= self._top), dims, self._top + 1)
         index = self._index[self._offset + inside].sum(axis=2) + self._start
         if index.size and index.min() < 0:
             return None
-        return self._seconds[index]
+        found: Floats = self._seconds[index]
+        return found
 
 
 def _illegal(structure: NetworkStructure, removed: Ints) -> InputError:

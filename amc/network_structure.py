@@ -81,7 +81,7 @@ class NetworkStructure:
             entry = found.setdefault(op.kernel, (op.template, [set() for _ in op.dims], []))
             entry[2].append(position)
             for widths, column in zip(entry[1], range(part.start, part.stop), strict=True):
-                widths |= self._reachable(column)
+                widths.update(self._reachable(column))
         return [
             KernelRequest(template, tuple(tuple(sorted(w)) for w in reachable), tuple(positions))
             for template, reachable, positions in found.values()
@@ -139,7 +139,7 @@ def network_structure(
 
 @dataclass(frozen=True)
 class _Probe:
-    """What one network of the family looks like: its operations, and the shapes of its parameters."""
+    """One network of the family: its operations, and the shapes of its parameters."""
 
     ops: list[OpCall]
     dims: Floats

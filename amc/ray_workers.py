@@ -20,7 +20,6 @@ from torch import nn
 # Ray reads these when it is imported. A private Ray asks for a token; a cluster has its own rules.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters arrives as an exception
 if "RAY_ADDRESS" not in os.environ:
     os.environ["RAY_AUTH_MODE"] = "token"
 
@@ -44,7 +43,7 @@ class RayWorkers:
         # The driver keeps these references alive, or an actor could not be rebuilt.
         self._parts = [ray.put(skeleton), ray.put(arrays)]
         actor: Any = ray.remote(num_cpus=1, max_restarts=4, max_task_retries=5)(_Actor)
-        self._actors = [actor.remote(self._parts) for _ in range(count)]
+        self._actors = [actor.remote() for _ in range(count)]
 
     def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
         """See ``amc.workers.Workers.run``."""
@@ -72,7 +71,8 @@ class RayWorkers:
             while idle and following < len(calls):
                 actor = idle.pop(0)
                 method, *arguments = calls[following]
-                running[getattr(actor, method).remote(*arguments)] = (following, actor)
+                call = getattr(actor, method).remote(self._parts, *arguments)
+                running[call] = (following, actor)
                 following += 1
             (done, *_), _ = ray.wait(list(running), num_returns=1)
             position, actor = running.pop(done)
@@ -84,20 +84,26 @@ class RayWorkers:
 
 
 class _Actor:
-    """A ``Worker`` in a process of its own."""
+    """A ``Worker`` in a process of its own, built at its first call, again after a restart."""
 
-    def __init__(self, parts: list[Any]) -> None:
-        self._worker = Worker(_assemble(*ray.get(parts)))
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
         self._name = f"{platform.node()}:{os.getpid()}"
 
-    def run(self, work: Work, start: Any) -> tuple[Outcome, float, str]:
+    def run(self, parts: list[Any], work: Work, start: Any) -> tuple[Outcome, float, str]:
         begin = time.perf_counter()
-        outcome = self._worker.run(replace(work, start=start))
+        outcome = self._built(parts).run(replace(work, start=start))
         return outcome, time.perf_counter() - begin, self._name
 
-    def finalise(self, work: FinalWork) -> tuple[Final, float, str]:
+    def finalise(self, parts: list[Any], work: FinalWork) -> tuple[Final, float, str]:
         begin = time.perf_counter()
-        return self._worker.finalise(*work), time.perf_counter() - begin, self._name
+        final = self._built(parts).finalise(*work)
+        return final, time.perf_counter() - begin, self._name
+
+    def _built(self, parts: list[Any]) -> Worker:
+        if self._worker is None:
+            self._worker = Worker(_assemble(*ray.get(parts)))
+        return self._worker
 
 
 SPLITS = ("calibration", "train", "search")

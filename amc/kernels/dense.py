@@ -23,7 +23,9 @@ class Dense:
         return f"torch-{version}/{'oneDNN' if torch._C._has_mkldnn else 'native'}"
 
     @staticmethod
-    def prepare(template: OpTemplate, dims: Sequence[int]) -> tuple[Callable[[], Any], list[Tensor]]:
+    def prepare(
+        template: OpTemplate, dims: Sequence[int]
+    ) -> tuple[Callable[[], Any], list[Tensor]]:
         """Return a call of the operation at widths ``dims``, and the activations that it reads.
 
         The call takes nothing and may be repeated; operands are random and of the recorded layout.

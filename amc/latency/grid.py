@@ -58,7 +58,8 @@ def thin(
         grown = prod(len(marks) + (other == axis) for other, marks in enumerate(kept))
         if error <= tolerance or grown > most:
             return tuple(
-                tuple(marks[i] for i in sorted(its)) for marks, its in zip(widths, kept, strict=True)
+                tuple(marks[i] for i in sorted(its))
+                for marks, its in zip(widths, kept, strict=True)
             )
         kept[axis].add(index)
 

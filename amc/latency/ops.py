@@ -71,7 +71,7 @@ class OpTemplate:
 
     @cached_property
     def key(self) -> str:
-        """The text that identifies the kernel in a table: equal keys, equal times at equal widths."""
+        """The text that identifies the kernel in a table: equal keys take equal times."""
         parts = [_text(argument, self.axes) for argument in self.args]
         parts += [f"{name}={_text(value, self.axes)}" for name, value in self.kwargs]
         name = self.op.removeprefix("aten.").removesuffix(".default")

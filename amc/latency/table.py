@@ -167,7 +167,7 @@ class LatencyTable:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> LatencyTable:
-        """Return what ``as_json`` wrote; ``KeyError``, ``TypeError``, ``ValueError`` if it is not."""
+        """Return what ``as_json`` wrote; or raise what reading it raised."""
         if value["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {value['schema_version']!r} is not {SCHEMA_VERSION}")
         if not float(value["reference_s"]) > 0:

@@ -21,8 +21,8 @@ from amc.latency.ops import Width
 class Widths:
     """The axes of one call: their names and values, and where they stand.
 
-    ``where`` maps (position among the tensors of the call, dimension) to a ``Width``; ``macs_per_output`` are
-    the call's multiply-accumulates divided by the number of elements of its output;
+    ``where`` maps (position among the tensors of the call, dimension) to a ``Width``;
+    ``macs_per_output`` are the call's multiply-accumulates for one element of its output;
     ``length_arguments`` names the arguments that carry lengths, as against strides and paddings.
     """
 
@@ -103,7 +103,7 @@ def linear(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
 
 
 def product(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
-    """Return ``in`` and ``out`` of ``mm``, ``matmul``, ``bmm`` (x, y) and ``addmm`` (bias, x, y)."""
+    """Return ``in`` and ``out`` of ``mm``, ``matmul``, ``bmm``, and of ``addmm``, which has a bias."""
     x, y = tensors[-2], tensors[-1]
     first = len(tensors) - 2
     widths = Widths(macs_per_output=x.shape[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,19 @@ def test_two_inputs_concatenation_and_two_workers(folder: Path) -> None:
     assert amc(folder, "evaluate", on_ray["rows"][0]["plan"])["reproduced"] is True
     out = amc(folder, "apply", on_ray["rows"][0]["plan"], "--out", "small.onnx")["out"]
     assert (folder / out).stat().st_size > 0
+
+
+def test_the_readmes_example_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from amc import app
+    from amc.config import parse_config
+    from amc.task import load_task
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    block = readme.partition("    # mine.py\n")[2].partition("\n\nthen,")[0]
+    (tmp_path / "mine.py").write_text(textwrap.dedent(block))
+    monkeypatch.chdir(tmp_path)
+    task = load_task("mine:factory")
+    config = {"task": "mine:factory", "budget": {"macs": 0.5}, "agents": {"uniform": {}}}
+    space = app.make_space(parse_config(config), task)
+    assert [site.channels for site in space.sites] == [32]
+    assert task.score_name == "agreement"

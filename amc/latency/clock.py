@@ -77,7 +77,7 @@ def timed(call: Callable[[], Any]) -> Timing:
 
 
 def timed_warm(call: Callable[[], Any], times: int) -> list[Timing]:
-    """Return how long a call takes that repeats itself: one is thrown away, then ``times`` timed."""
+    """Return ``times`` timings of a call that repeats itself, after one that warms up."""
     call()
     return [timed(call) for _ in range(times)]
 

@@ -21,13 +21,15 @@ from amc.latency.session import DenseNetwork, Point, Progress, Session, device_s
 from amc.latency.table import KernelTimes, LatencyTable, NetworkTime, missing
 from amc.latency.trace import trace_ops
 
+__all__ = ["DenseNetwork", "KernelRequest", "call_overhead", "measure_table"]
+
 PASSES, REPEATS = 2, 6  # a machine drifts: the same point is timed at different times
 MORE_REPEATS = 12  # for the most uncertain points, at most a quarter of all
 FULL_GRID = 49  # kernels with no more points than this are timed at every reachable width
 TOLERANCE = 0.03  # of the straight lines between the points of a thinned grid
 UNCERTAIN = 0.05  # half the width, relative, of a median's 95% interval above which it is noisy
-MOST_CANDIDATES = 128  # widths of an axis that are looked at
-MOST_POINTS = 320  # of a thinned grid
+MOST_CANDIDATES = 64  # widths of an axis that are looked at
+MOST_POINTS = 180  # of a thinned grid
 CURVE_REPEATS = 5
 DENSE_REPEATS = 40
 CHAIN = 40  # calls in the networks on which the overhead of a call is measured

@@ -93,7 +93,7 @@ class Session:
         clock: list[Timing] = []
         networks: dict[str, list[Timing]] = {}
         reference = Reference()
-        for repeat in range(repeats + 1):
+        for _ in range(repeats + 1):
             for timings, (call, activations) in zip(turn, calls, strict=True):
                 refresh(activations)
                 timings.append(timed(call))
@@ -122,7 +122,7 @@ class Session:
 
 
 def _by_size(points: Sequence[Point]) -> list[tuple[float, Point]]:
-    """Return the points in their order, each with its rank by size among those of its kernel, 0-1."""
+    """Return the points in their order, each with its rank by size in its kernel, in [0, 1)."""
     kernels: dict[str, list[Point]] = {}
     for point in points:
         kernels.setdefault(point[0].key, []).append(point)

@@ -41,7 +41,7 @@ class _Recorder(TorchDispatchMode):
     """Appends an ``OpCall`` for every operation that does work."""
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[OpCall] = []
         self._stack: list[str] = []
         self._last = ""

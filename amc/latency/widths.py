@@ -103,7 +103,7 @@ def linear(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
 
 
 def product(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
-    """Return ``in`` and ``out`` of ``mm``, ``matmul``, ``bmm``, and of ``addmm``, which has a bias."""
+    """Return ``in`` and ``out`` of ``mm``, ``matmul``, ``bmm``, and ``addmm``."""
     x, y = tensors[-2], tensors[-1]
     first = len(tensors) - 2
     widths = Widths(macs_per_output=x.shape[-1])

@@ -156,6 +156,7 @@ def write_results(
         "macs": cost.macs,
         "params": cost.params,
         "weight_bytes": cost.weight_bytes,
+        "batch_size": session.config.latency.batch_size,
         "predicted_latency_s": cost.latency_s,
         **_measured_facts(measurement, dense.measurement),
         "budget_used": float(getattr(cost, session.budget.field)) / session.budget.limit,

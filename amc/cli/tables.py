@@ -26,13 +26,8 @@ def show_results(result: Mapping[str, Any]) -> None:
     """Print one line an agent and seed, the dense network last, then plans and next commands."""
     out, rows = console(), result["rows"]
     out.print(results_table(rows))
-    images = sorted({row["test_images"] for row in rows if row.get("test_images")})
-    if images:
-        counts = ", ".join(f"{n:,}" for n in images)
-        steps = max(row.get("finetune_steps", 0) for row in rows)
-        tuned = f"; tuned: after {steps} steps of fine-tuning, the same for all" if steps else ""
-        out.print(f"{counts} test images{tuned}.", style="dim")
-        out.print("pred., meas.: predicted and measured latency of one batch.", style="dim")
+    for line in _legend(rows):
+        out.print(line, style="dim")
     if any(row.get("noisy") for row in rows):
         out.print("~ noisy: the spread of this measurement is too wide to rely on.", style="dim")
     plans = [row for row in rows if row.get("plan")]
@@ -46,6 +41,21 @@ def show_results(result: Mapping[str, Any]) -> None:
         out.print("\nNext")
         for command in result["next"]:
             _plain(out, f"  {command}")
+
+
+def _legend(rows: Sequence[Row]) -> list[str]:
+    """Return what the columns stand for: images, fine-tuning, batch."""
+    counts = {
+        key: ", ".join(f"{n:,}" for n in sorted({row[key] for row in rows if row.get(key)}))
+        for key in ("search_images", "test_images", "batch_size")
+    }
+    steps = max((row.get("finetune_steps", 0) for row in rows), default=0)
+    tuned = f"; tuned: after {steps} steps of fine-tuning, the same for all" if steps else ""
+    tested = counts["test_images"] or "no"
+    return [
+        f"{counts['search_images']} search images, {tested} test images{tuned}.",
+        f"pred., meas.: predicted and measured latency of one batch of {counts['batch_size']}.",
+    ]
 
 
 def results_table(rows: Sequence[Row]) -> Table:

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from amc import app, planned
+from amc.config import parse_config
+from amc.task import load_task
+
 MODULE = '''
 import torch
 from torch import nn
@@ -41,7 +45,7 @@ def task():
     return Task(TwoViews(), (images[:1], depths[:1]), every[:120], every[120:200], every[200:])
 '''
 CONFIG = """
-task: mine.views:task
+task: theirs.views:task
 budget: {macs: 0.5}
 evaluations: 4
 walks: 2
@@ -66,37 +70,37 @@ def amc(folder: Path, *arguments: str) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "views.py").write_text(MODULE)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "views.py").write_text(MODULE)
     (tmp_path / "c.yaml").write_text(CONFIG)
     return tmp_path
 
 
-def test_two_inputs_concatenation_and_two_workers(folder: Path) -> None:
-    sites = amc(folder, "inspect", "c.yaml")["sites"]
-    assert {site["name"]: site["channels"] for site in sites} == {"left": 16, "right": 8}
+def test_two_inputs_concatenation_and_two_workers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on_ray = amc(folder, "search", "c.yaml", "--workers", "2", "--run-dir", "ray")
-    here = amc(folder, "search", "c.yaml", "--workers", "0", "--run-dir", "here")
+    monkeypatch.chdir(folder)
+    config = app.load_config("c.yaml", workers=0)
+    sites = app.inspect(config)["sites"]
+    assert {site["name"]: site["channels"] for site in sites} == {"left": 16, "right": 8}
+    here = app.search(config, Path("here"))
     plans = []
     for result in (on_ray, here):
         (row,) = result["rows"]
         assert row["metric"] == "agreement"
         assert row["dense"]["search_accuracy"] == 1.0
         assert row["test_images"] == 40
-        plan = json.loads((folder / row["plan"]).read_text())
+        plan = json.loads(Path(row["plan"]).read_text())
         plan["costs"].pop("measured")
         plans.append(plan)
     assert plans[0] == plans[1]
-    assert amc(folder, "evaluate", on_ray["rows"][0]["plan"])["reproduced"] is True
-    out = amc(folder, "apply", on_ray["rows"][0]["plan"], "--out", "small.onnx")["out"]
-    assert (folder / out).stat().st_size > 0
+    assert planned.accuracy(Path(here["rows"][0]["plan"]), None, None)[-1]["reproduced"] is True
+    app.apply(Path(here["rows"][0]["plan"]), Path("small.onnx"))
+    assert Path("small.onnx").stat().st_size > 0
 
 
 def test_the_readmes_example_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from amc import app
-    from amc.config import parse_config
-    from amc.task import load_task
-
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     block = readme.partition("    # mine.py\n")[2].partition("\n\nthen,")[0]
     (tmp_path / "mine.py").write_text(textwrap.dedent(block))

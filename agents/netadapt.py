@@ -71,7 +71,7 @@ class NetAdaptAgent(Agent):
     ) -> None:
         require_choice("agents.netadapt.rule", rule, ("ratio", "accuracy"))
         require_number("agents.netadapt.decay", decay, 0.5, 1.0)
-        require_number("agents.netadapt.short_term_steps", short_term_steps, 0, whole=True)
+        require_number("agents.netadapt.short_term_steps", short_term_steps, 1, whole=True)
         require_number("agents.netadapt.emphasis", emphasis, 1.0)
         self.rule, self.decay, self.emphasis = rule, decay, emphasis
         self.short_term_steps = short_term_steps

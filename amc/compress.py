@@ -52,6 +52,23 @@ def narrow(
     return smaller
 
 
+def unused(network: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Module:
+    """Return a copy of the dense ``network`` in which nothing uses the channels that are not kept.
+
+    It computes what ``compress`` must compute: the weights that would read those channels are zero.
+    """
+    copied = copy.deepcopy(network)
+    modules = dict(copied.named_modules())
+    wanted = masks(groups, kept)
+    for group in groups:
+        for member in group.members:
+            if member.role == "uses":
+                weight = modules[member.layer].weight
+                assert isinstance(weight, Tensor)
+                weight.data[:, torch.from_numpy(~wanted[member.layer, member.dim])] = 0
+    return copied
+
+
 def masks(groups: Sequence[ChannelGroup], kept: Kept) -> dict[tuple[str, Dim], Mask]:
     """Return for each coupled layer dimension which dense positions stay, bool ``[size]``."""
     result: dict[tuple[str, Dim], Mask] = {}

@@ -59,6 +59,11 @@ def cost_of(model: CostModel, widths: Sequence[int]) -> Cost:
     )
 
 
+LATENCY_FLOOR = (
+    ", or raise latency.batch_size: the rest is time that calls take whatever their widths"
+)
+
+
 @dataclass(frozen=True)
 class Budget:
     """An upper bound on one cost: ``key`` of ``BUDGET_KEYS``, ``fraction`` of the dense network's.
@@ -123,5 +128,6 @@ def make_budget(key: str, fraction: float, model: CostModel, sites: Sequence[Sit
         raise InputError(
             f"budget.{key} {fraction:g} is below the smallest reachable {floor:g}; "
             "raise it or lower sites.min_keep_ratio"
+            + (LATENCY_FLOOR if key == "predicted_latency" else "")
         )
     return Budget(key, fraction, fraction * dense)

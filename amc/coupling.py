@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from amc.errors import InputError
+
 Dim = Literal["out", "in"]
 Role = Literal["makes", "uses", "passes"]
 ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -85,10 +87,7 @@ def trace_coupling(
     """
     probe = copy.deepcopy(network).eval().requires_grad_(True)
     shapes = layer_shapes(probe, example_inputs)
-    with torch.enable_grad():
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            probe, example_inputs=example_inputs, verbose=False
-        )
+    graph = _dependencies(probe, example_inputs)
     names = {module: name for name, module in probe.named_modules()}
     order = {name: position for position, name in enumerate(shapes)}
     groups: list[ChannelGroup] = []
@@ -101,6 +100,19 @@ def trace_coupling(
             groups += _split(members, len(raw[0].idxs), shapes, order)
     groups.sort(key=lambda g: order[g.name.partition(":")[0]])
     return tuple(groups), excluded
+
+
+def _dependencies(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
+    try:
+        with torch.enable_grad():
+            return torch_pruning.DependencyGraph().build_dependency(
+                network, example_inputs=example_inputs, verbose=False
+            )
+    except Exception as error:  # it raises whatever its tracing stumbles over
+        raise InputError(
+            "the network's coupled channels cannot be traced "
+            f"({type(error).__name__}: {error}); simplify its forward pass"
+        ) from error
 
 
 def _read_members(raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], str]:
@@ -116,6 +128,8 @@ def _read_members(raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], 
             continue
         if module not in names:  # element-wise, concatenation, reshape: nothing to slice
             continue
+        if isinstance(module, nn.PReLU) and module.num_parameters == 1:  # one for all channels
+            continue
         layer = names[module]
         if why := _cannot_narrow(module):
             reasons.append(f"layer {layer!r} {why}")
@@ -127,6 +141,9 @@ def _read_members(raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], 
         dim: Dim = "out" if passes or "out_channels" in handler else "in"
         roles[layer, dim] = "passes" if passes else "makes" if dim == "out" else "uses"
         sizes[layer, dim] = _dim_size(module, dim)
+        if max(item.idxs, default=-1) >= sizes[layer, dim]:
+            reasons.append(f"the channels of {layer!r} do not map one to one")
+            continue
         positions.setdefault((layer, dim), {}).update(zip(item.idxs, item.root_idxs, strict=True))
     members = []
     for key, taken in positions.items():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from amc.cost import Budget, CostModel, cost_of
+from amc.errors import InputError
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.objective import Objective
 from amc.plan import Plan
@@ -43,6 +44,9 @@ class ScoringEvaluator:
         def finished(position: int, seconds: float, worker: str) -> None:
             observed[position] = {"worker": worker, "evaluation_s": round(seconds, 6)}
 
+        parents = {request.parent for request in requests if request.parent is not None}
+        if parents and self.weights is not None:
+            self.weights.forget_others(parents)  # a generation that was not chosen
         works = [self._work(request) for request in requests]
         outcomes = self._workers.run(works, finished)
         return [
@@ -55,6 +59,8 @@ class ScoringEvaluator:
         return self._workers.run([self._work(request)])[0]
 
     def _work(self, request: Request) -> Work:
+        if request.measure:
+            raise InputError("measure is not built yet: a search sees predicted latency alone")
         start = None
         if request.parent is not None:
             assert self.weights is not None

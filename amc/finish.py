@@ -139,6 +139,7 @@ def write_results(
     )
     write_text(folder / "plan.json", plan.text())
     _draw(session, found, dense)
+    _write_family(found)
     cost = found.best.cost
     return {
         "agent": found.search.agent,
@@ -184,6 +185,32 @@ def track(tracker: Tracker, row: Mapping[str, Any], folder: Path) -> None:
     )
     for name in ("plan.json", "tradeoff.png", "keep_ratios.png"):
         tracker.artifact(folder / name)
+
+
+def _write_family(found: Found) -> None:
+    """Write ``family.json``: the winners that led to the best plan, each the next one's parent.
+
+    Their weights lie in the search's folder ``weights``, named by sha256. A search whose plans have
+    no parents has no family.
+    """
+    by_key = {evaluation.key: evaluation for evaluation in found.history}
+    family, member = [], found.best
+    while member.request.parent is not None:
+        family.append(member)
+        member = by_key[member.request.parent]
+    if not family:
+        return
+    winners = [
+        {
+            "key": evaluation.key,
+            "score": evaluation.score,
+            "costs": {"predicted": evaluation.cost.as_json()},
+            "weights_sha256": evaluation.weights_sha256,
+            "choices": evaluation.request.plan.as_json(),
+        }
+        for evaluation in [member, *reversed(family)]
+    ]
+    write_json(found.search.folder / "family.json", winners)
 
 
 def _write_weights(folder: Path, name: str, state: State | None) -> dict[str, str] | None:

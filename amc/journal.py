@@ -89,9 +89,6 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Evaluation]]:
         raise InputError(f"{path} is missing; name a run folder that amc search wrote")
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
     offset, values = 0, []
     for line in whole.splitlines(keepends=True):
         try:
@@ -101,12 +98,22 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Evaluation]]:
                 f"{path} is corrupt at byte {offset}; restore it from a copy"
             ) from error
         offset += len(line)
-    if not values or values[0].get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{path} has no header of schema version {SCHEMA_VERSION}")
+    header = values[0] if values and isinstance(values[0], dict) else {}
+    if header.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has no header of schema version {SCHEMA_VERSION}; restore it from a copy"
+        )
     try:
-        return values[0], [_from_json(value) for value in values[1:]]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} has a record without {error}; restore it from a copy") from error
+        records = [_from_json(value) for value in values[1:]]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path} has a malformed record ({type(error).__name__}: {error}); "
+            "restore it from a copy"
+        ) from error
+    if whole != content:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return header, records
 
 
 def _line(value: Mapping[str, Any]) -> str:

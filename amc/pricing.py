@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from amc.compress import compress
 from amc.config import LatencyConfig
 from amc.deploy import deployed
+from amc.errors import InputError
 from amc.latency import LatencyTable
 from amc.latency.device import describe_device, target_path
 from amc.latency.measure import DenseNetwork, measure_table
@@ -55,7 +56,13 @@ def cost_model(
     structure = structure_of(task, space, latency.batch_size)
     path = target_path(latency.target, torch.__version__, latency.threads)
     if latency.target != "auto":
-        return NetworkCostModel(structure, LatencyTable.load(path))
+        table = LatencyTable.load(path)
+        if table.threads != latency.threads:
+            raise InputError(
+                f"latency.threads {latency.threads} does not fit the table {str(path)!r}, which "
+                f"was measured with {table.threads}; set latency.threads to that"
+            )
+        return NetworkCostModel(structure, table)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         table = LatencyTable.load(path) if path.is_file() else None
@@ -77,8 +84,9 @@ def restricted(table: LatencyTable, structure: NetworkStructure, task: LoadedTas
 
 
 def is_here(table: LatencyTable) -> bool:
-    """Return whether ``table`` was measured on a machine like this one."""
-    return dict(table.device) == describe_device()
+    """Return whether ``table`` was measured on a machine and a torch like these."""
+    same_torch = table.torch_version == torch.__version__
+    return same_torch and dict(table.device) == describe_device()
 
 
 def _complete(

@@ -6,6 +6,7 @@ import copy
 import os
 import platform
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class RayWorkers:
 
     def __init__(self, job: Job, count: int, cores: int | None = None) -> None:
         """Start ``count`` actors, in a private Ray of ``cores`` (by default as many)."""
-        self._own = _connect(cores or count)
+        self._own, self._folder = _connect(cores or count)
         skeleton, arrays = _dismantle(job)
         # The driver keeps these references alive, or an actor could not be rebuilt.
         self._parts = [ray.put(skeleton), ray.put(arrays)]
@@ -61,6 +62,8 @@ class RayWorkers:
             ray.kill(actor)
         if self._own:
             ray.shutdown()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _spread(self, calls: Sequence[tuple[Any, ...]], finished: Finished | None) -> list[Any]:
         """Give each idle actor the next call, ``(method, *arguments)``; return answers in order."""
@@ -144,10 +147,13 @@ def _network_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def _connect(count: int) -> bool:
-    """Join the cluster of ``RAY_ADDRESS``, or start a private one; return whether it is our own."""
+def _connect(count: int) -> tuple[bool, Path | None]:
+    """Join the cluster of ``RAY_ADDRESS``, or start a private one.
+
+    Returns whether this call did so, which must then end it, and the private one's folder.
+    """
     if ray.is_initialized():
-        return False
+        return False, None
     paths = [str(Path.cwd()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
@@ -160,7 +166,7 @@ def _connect(count: int) -> bool:
     }
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, **quiet)
-        return True
+        return True, None
     folder = Path(tempfile.mkdtemp(prefix="amc-ray-"))
     token = folder / "token"
     token.touch(mode=0o600)
@@ -173,4 +179,4 @@ def _connect(count: int) -> bool:
         _temp_dir=str(folder),
         **quiet,
     )
-    return True
+    return True, folder

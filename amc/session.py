@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from amc.config import SearchConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
@@ -70,6 +72,8 @@ class Session:
             "calibration_images": config.calibration_images,
             "search_images": len(task.search),
             "score": task.score_name,
+            "short_term": asdict(SHORT_TERM),
+            "torch": torch.__version__,
             "budget": dict(config.budget),
         }
 

@@ -6,7 +6,7 @@ them. Weights that a killed search had not yet written are made again, by the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors.numpy import load_file, save
@@ -46,7 +46,11 @@ class Weights:
             raise InputError(f"parent {key!r} was not fine-tuned, so it left no weights")
         path = self._folder / f"{evaluation.weights_sha256}.safetensors"
         if key not in self._states and path.is_file():
-            self._states[key] = load_file(path)
+            state = _read(path)
+            if state is not None and state_sha256(state) == evaluation.weights_sha256:
+                self._states[key] = state
+            else:
+                path.unlink()  # damaged: made again below
         if key not in self._states:
             state = self._rerun(evaluation.request).state
             if state is None or state_sha256(state) != evaluation.weights_sha256:
@@ -59,6 +63,14 @@ class Weights:
             write_bytes(path, save(self._states[key]))
         return Start(evaluation.request.plan, self._states[key])
 
-    def forget_except(self, keys: set[str]) -> None:
-        """Drop from memory the weights of all other evaluations."""
-        self._states = {key: state for key, state in self._states.items() if key in keys}
+    def forget_others(self, keys: Iterable[str]) -> None:
+        """Drop from memory all weights but those of ``keys``; they can be made again."""
+        wanted = set(keys)
+        self._states = {key: state for key, state in self._states.items() if key in wanted}
+
+
+def _read(path: Path) -> State | None:
+    try:
+        return load_file(path)
+    except Exception:  # safetensors raises a type of its own that it does not export
+        return None

@@ -20,6 +20,7 @@ from amc.coupling import ChannelGroup
 from amc.data import Data
 from amc.plan import Plan
 from amc.recovery import recover
+from amc.search_task import preserved_generators, seed_everything
 from amc.task import Score
 from amc.training import Schedule, fit
 
@@ -96,7 +97,15 @@ class Worker:
         )
 
     def run(self, work: Work) -> Outcome:
-        """Return the score of one plan on the search split, and weights if it was fine-tuned."""
+        """Return the score of one plan on the search split, and weights if it was fine-tuned.
+
+        Networks that draw random numbers, as dropout does, draw those of ``work.seed``.
+        """
+        with preserved_generators():
+            seed_everything(work.seed)
+            return self._run(work)
+
+    def _run(self, work: Work) -> Outcome:
         clock = [time.perf_counter()]
         network = self.build(work.plan, work.start)
         clock.append(time.perf_counter())
@@ -130,6 +139,11 @@ class Worker:
 
         ``own`` are the weights that its score depended on, recovery included, or ``None``.
         """
+        with preserved_generators():
+            seed_everything(0)
+            return self._finalise(plan, own, test, steps)
+
+    def _finalise(self, plan: Plan, own: State | None, test: Data | None, steps: int) -> Final:
         network = self.build(plan, None)
         test = None if test is None else test.channels_last()
         if own is not None:

@@ -150,3 +150,44 @@ def test_widths_are_multiples_or_whole() -> None:
         assert all(w % 8 == 0 and w >= 0.3 * site.channels for w in site.widths)
     with pytest.raises(InputError, match="is not legal"):
         space.plan([1] * len(space.sites))
+
+
+class Odd(nn.Module):
+    """Layers that a channel cannot be followed through, beside one where it can."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.act = nn.PReLU()
+        self.second = nn.Conv2d(4 if kind == "chunk" else 8, 8, 3, padding=1)
+        self.out = nn.Linear(8 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.first(x))
+        if self.kind == "chunk":
+            left, right = x.chunk(2, 1)
+            x = left * right
+        x = torch.sigmoid(self.second(x))
+        if self.kind == "softmax":
+            x = x.softmax(1)
+        if self.kind == "last":
+            x = x.permute(0, 2, 3, 1)
+        return self.out(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sites"),
+    [
+        ("plain", {"first", "second"}),
+        ("chunk", {"second"}),
+        ("softmax", {"first"}),
+        ("last", {"first"}),
+    ],
+)
+def test_channels_that_cannot_be_followed_are_left_alone(kind: str, sites: set[str]) -> None:
+    torch.manual_seed(0)
+    space = ChannelSpace.of(Odd(kind).eval(), (torch.zeros(1, 3, 4, 4),), round_to=1)
+    assert {site.name for site in space.sites} == sites
+    left_alone = {layer.partition(":")[0] for layer in space.excluded}
+    assert left_alone == {"first", "second", "out"} - sites

@@ -56,13 +56,13 @@ def cost_model(
     structure = structure_of(task, space, latency.batch_size)
     path = target_path(latency.target, torch.__version__, latency.threads)
     if latency.target != "auto":
-        table = LatencyTable.load(path)
-        if table.threads != latency.threads:
+        given = LatencyTable.load(path)
+        if given.threads != latency.threads:
             raise InputError(
                 f"latency.threads {latency.threads} does not fit the table {str(path)!r}, which "
-                f"was measured with {table.threads}; set latency.threads to that"
+                f"was measured with {given.threads}; set latency.threads to that"
             )
-        return NetworkCostModel(structure, table)
+        return NetworkCostModel(structure, given)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         table = LatencyTable.load(path) if path.is_file() else None

@@ -20,13 +20,15 @@ import torch
 
 from agents import AGENTS
 from amc import finish, planned
-from amc.config import SearchConfig, parse_config, read_config
+from amc.config import SearchConfig, changed, load_yaml, parse_config
 from amc.cost import cost_of, make_budget
+from amc.criteria import CRITERIA
 from amc.data import Data
 from amc.errors import InputError
 from amc.evaluators import ScoringEvaluator
+from amc.files import check_writable
 from amc.inspection import inspection
-from amc.plan_file import read_plan
+from amc.journal import Journal
 from amc.pricing import cost_model, measure_to
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
@@ -56,11 +58,10 @@ def load_config(
 
     ``overrides`` are ``"a.b=value"``; the other arguments replace the file's.
     """
-    if not Path(source).is_file() and (source in ZOO or ":" in source):
-        raw = {"task": source, "budget": {"macs": 0.5}, "agents": {"ddpg": {}}}
-        config = parse_config({**raw, **({} if workers is None else {"workers": workers})})
-    else:
-        config = read_config(source, overrides, task, agents, seed, workers)
+    raw: dict[str, Any] = {"task": source, "budget": {"macs": 0.5}, "agents": {"ddpg": {}}}
+    if Path(source).is_file() or not (source in ZOO or ":" in source):
+        raw = load_yaml(Path(source), "config")
+    config = changed(raw, overrides, task, agents, seed, workers)
     for name in config.agents:
         lookup(AGENTS, name, "agents")
     return config
@@ -75,20 +76,14 @@ def search(
     """
     reporter = reporter or SilentReporter()
     path = run_dir or folder_for(config)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        folder = RunFolder.open(path)
-        if folder.config.digest != _frozen(config).digest:
-            raise InputError(
-                f"run folder {str(path)!r} holds a run of another configuration; choose another "
-                f"--run-dir, or go on with that one: amc resume {path}"
-            )
-        return _run(folder, reporter)
     config = _frozen(config)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        return _run(RunFolder.open(path).again(config), reporter)
+    check_writable(path, "--run-dir", folder=True)
     for name in config.agents:
         make_agent(name, config.agents[name])
     session, test = prepare(config, reporter)
-    for name in config.agents:
-        _check_agent(session, name)
+    _check_agents(session)
     if path.is_dir():
         path.rmdir()  # empty; the new folder takes its place by rename
     folder = RunFolder.create(path, config, session.facts, session.table.as_json())
@@ -96,21 +91,21 @@ def search(
 
 
 def resume(
-    run_dir: Path, evaluations: int | None = None, reporter: Reporter | None = None
+    run_dir: Path,
+    evaluations: int | None = None,
+    reporter: Reporter | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Go on with the run in ``run_dir``, to more ``evaluations`` if given; return as ``search``."""
     folder = RunFolder.open(run_dir)
-    if evaluations is not None:
-        if evaluations < folder.config.evaluations:
-            raise InputError(
-                f"evaluations {evaluations} is below the run's {folder.config.evaluations}; a run "
-                "can only grow"
-            )
-        folder = replace(
-            folder, config=folder.config.model_copy(update={"evaluations": evaluations})
+    if evaluations is not None and evaluations < folder.config.evaluations:
+        raise InputError(
+            f"evaluations {evaluations} is below the run's {folder.config.evaluations}; a run "
+            "can only grow"
         )
-        write_config(folder.path / "config.yaml", folder.config)
-    return _run(folder, reporter or SilentReporter())
+    more = {} if evaluations is None else {"evaluations": evaluations}
+    config = changed({**folder.config.model_dump(mode="json"), **more}, workers=workers)
+    return _run(replace(folder, config=config), reporter or SilentReporter())
 
 
 def _run(
@@ -127,6 +122,10 @@ def _run(
         )
         own = folder.config.model_copy(update={"latency": latency})
         session, test = prepare(own, reporter)
+        _check_agents(session)
+        for one in folder.searches:
+            Journal(one.journal, session.facts)  # refuses another run's before anything is written
+        write_config(folder.path / "config.yaml", folder.config)
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(open_workers(session.job(), session.config.workers, reporter))
         trackers: list[Tracker] = []
@@ -193,6 +192,11 @@ def make_agent(name: str, options: dict[str, Any]) -> SearchMethod:
     """Return the agent ``name`` with ``options``; ``InputError`` for one that it does not have."""
     agent_class = lookup(AGENTS, name, "agents")
     known = list(python_inspect.signature(agent_class).parameters)
+    count = options.get("evaluations", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InputError(
+            f"agents.{name}.evaluations must be a whole number above 0, but got {count!r}"
+        )
     own = {key: value for key, value in options.items() if key != "evaluations"}
     for key in own:
         if key not in known:
@@ -222,15 +226,10 @@ def make_env(config: str = "digits", **overrides: Any) -> PruningEnv:
     return PruningEnv(task)
 
 
-def _check_agent(session: Session, name: str) -> None:
-    """Let the agent refuse before anything is evaluated."""
-    options = session.config.agents[name]
-    count = options.get("evaluations", session.config.evaluations)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InputError(
-            f"agents.{name}.evaluations must be a whole number above 0, but got {count!r}"
-        )
-    make_agent(name, options).check(session.unevaluated_task(name))
+def _check_agents(session: Session) -> None:
+    """Let the agents refuse before anything is evaluated."""
+    for name, options in session.config.agents.items():
+        make_agent(name, options).check(session.unevaluated_task(name))
 
 
 def _frozen(config: SearchConfig) -> SearchConfig:
@@ -241,7 +240,8 @@ def _frozen(config: SearchConfig) -> SearchConfig:
 
 
 def _result(folder: RunFolder, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    first = rows[0]["plan"]
+    task = folder.config.task
+    first = rows[0]["plan"] + (f" --task {task}" if ":" in task else "")
     return {
         "run_dir": str(folder.path),
         "rows": rows,
@@ -305,27 +305,28 @@ def evaluate_plan(
 
 
 def validate(path: Path) -> dict[str, Any]:
-    """Check a plan (``.json``) or a configuration (``.yaml``); return what it is."""
+    """Check a plan (``.json``) or a configuration (``.yaml``); return what it is.
+
+    Neither network nor data is loaded, so a task's own factory is not called.
+    """
     if path.suffix in {".yaml", ".yml"}:
         config = load_config(str(path))
+        if ":" not in config.task:
+            lookup(ZOO, config.task, "task")
+        lookup(SEARCH_SPACES, config.space, "space")
+        lookup(CRITERIA, config.sites.criterion, "sites.criterion")
         for name, options in config.agents.items():
             make_agent(name, options)
         return {"file": str(path), "valid": True, "kind": "configuration", "digest": config.digest}
-    plan = read_plan(path)
-    return {
-        "file": str(path),
-        "valid": True,
-        "kind": "plan",
-        "digest": plan.plan.digest,
-        "task": plan.task,
-        "sites": len(plan.choices),
-    }
+    return planned.validated(path)
 
 
 def measure(
     config: SearchConfig, out: Path | None = None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Measure the latency table of a task on this machine, into the cache or ``out``."""
+    if out is not None:
+        check_writable(out, "--out")
     torch.set_num_threads(1)
     task = load_task(config.task, config.data, config.data_folder)
     space = make_space(config, task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,7 +50,7 @@ class SearchConfig(_Section):
     walks: int = Field(4, ge=1, le=1024)
     horizon: int | None = Field(None, ge=1)
     agents: dict[Name, dict[str, Any]]
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     recovery: Literal["none", "batch_norm"] = "batch_norm"
     latency: LatencyConfig = LatencyConfig()
     data: Literal["pack", "full"] = "pack"
@@ -80,6 +81,7 @@ class SearchConfig(_Section):
     def _listed_agents(cls, value: Any) -> Any:
         """Accept a list of names, and ``null`` for an agent without options."""
         if isinstance(value, list):
+            _check_names(value)
             return {name: {} for name in value}
         if isinstance(value, dict):
             return {name: options or {} for name, options in value.items()}
@@ -90,6 +92,25 @@ class SearchConfig(_Section):
     def _some_agents(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if not value:
             raise ValueError("agents must name at least one agent")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"seeds {list(value)} must list at least one seed, and each once")
+        return value
+
+    @field_validator("tracking_uri", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
+    @field_validator("experiment")
+    @classmethod
+    def _no_path(cls, value: str) -> str:
+        if value in {".", ".."} or "/" in value or "\\" in value:
+            raise ValueError(f"experiment {value!r} must be a name without slashes")
         return value
 
     @field_validator("device")
@@ -116,20 +137,20 @@ NOT_OF_THE_RESULT: Any = {
 }
 
 
-def read_config(
-    source: str,
+def changed(
+    raw: dict[str, Any],
     overrides: list[str] | None = None,
     task: str | None = None,
     agents: list[str] | None = None,
     seed: int | None = None,
     workers: int | None = None,
 ) -> SearchConfig:
-    """Return the configuration of a YAML file, changed by the command line.
+    """Return the configuration ``raw``, read from YAML, as the command line changes it.
 
     ``overrides`` are ``"a.b=value"`` with the value read as YAML; ``agents`` keeps only these (an
-    agent that the file lacks comes without options). Raises ``InputError`` for anything unknown.
+    agent that ``raw`` lacks comes without options). Raises ``InputError`` for anything unknown.
     """
-    raw = load_yaml(Path(source), "config")
+    raw = copy.deepcopy(raw)
     for override in overrides or []:
         _override(raw, override)
     for key, value in (("task", task), ("workers", workers)):
@@ -138,6 +159,10 @@ def read_config(
     if seed is not None:
         raw["seeds"] = [seed]
     if agents is not None:
+        try:
+            _check_names(agents)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         listed = raw.get("agents") or {}
         options = listed if isinstance(listed, dict) else {}
         raw["agents"] = {name: options.get(name) or {} for name in agents}
@@ -152,6 +177,15 @@ def parse_config(raw: dict[str, Any]) -> SearchConfig:
         raise InputError(explain(error, SearchConfig)) from error
     except TypeError as error:
         raise InputError(f"the configuration's keys must be names ({error})") from error
+
+
+def _check_names(names: list[Any]) -> None:
+    """Raise ``ValueError`` unless these are names of agents, at least one, and each once."""
+    shown = ",".join(map(str, names))
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"agents {shown!r} must name at least one agent, such as 'ddpg,uniform'")
+    if len(set(names)) != len(names):
+        raise ValueError(f"agents {shown!r} must name each agent once; seeds repeat a search")
 
 
 class _NoAliases(yaml.SafeLoader):
@@ -174,6 +208,8 @@ def load_yaml(path: Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"{what} {str(path)!r} is not readable YAML: {text}") from error
+    except RecursionError:
+        raise InputError(f"{what} {str(path)!r} is nested too deep; that is no {what}") from None
     if not isinstance(value, dict):
         raise InputError(f"{what} {str(path)!r} must hold keys and values at its top level")
     return value
@@ -194,5 +230,5 @@ def _override(raw: dict[str, Any], override: str) -> None:
         place.clear()  # one budget at a time
     try:
         place[last] = yaml.load(text, Loader=_NoAliases)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"--set {override!r}: the value is not readable YAML") from error

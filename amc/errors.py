@@ -10,5 +10,9 @@ class InputError(ValueError):
 class BudgetSpent(Exception):
     """Raised by ``SearchTask.evaluate`` once the last evaluation of a search has been answered.
 
-    It ends an agent's plain loop; ``amc.search_task.SearchTask.run`` catches it.
+    It ends an agent's plain loop; ``amc.session.run_search`` catches it.
     """
+
+
+class NoPlanError(RuntimeError):
+    """No evaluation of a search met its budget. An outcome of the search, not bad input."""

@@ -8,6 +8,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from amc.errors import InputError
+
+
+def check_writable(path: Path, option: str, *, folder: bool = False) -> None:
+    """Raise ``InputError`` unless a file, or with ``folder`` a new folder, can be put at ``path``.
+
+    Called before anything slow starts, so that no work is lost to a mistyped path. The folders
+    above ``path`` need not exist; none is made.
+    """
+    if path.is_dir() and not folder:
+        raise InputError(f"{option} {str(path)!r} is a folder; name a file")
+    nearest = path.absolute().parent
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".amc-"):
+            return
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{option} {str(path)!r} cannot be written, because of {str(nearest)!r}: {reason}; "
+            "choose another"
+        ) from error
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``path`` through a temporary file beside it: fsync, rename, fsync the folder."""

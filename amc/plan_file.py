@@ -34,8 +34,8 @@ class ChoicePart(_Part):
     keep_ratio: float = Field(gt=0, le=1)
     kept: tuple[Count, ...] = Field(min_length=1, description="ascending channel indices")
     pattern: Literal["dense"] = "dense"
-    sparsity: float = Field(0.0, ge=0, lt=1)
-    kernel: str = "dense"
+    sparsity: float = Field(0.0, ge=0, le=0, description="of the dense pattern always 0")
+    kernel: Literal["dense"] = "dense"
 
     @model_validator(mode="after")
     def _ascending(self) -> ChoicePart:

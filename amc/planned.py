@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from amc.compress import compress
 from amc.coupling import trace_coupling
 from amc.errors import InputError
+from amc.files import check_writable, write_bytes, write_text
 from amc.latency import LatencyTable
 from amc.latency.device import target_path
 from amc.latency.table import network_key
@@ -34,6 +35,11 @@ SOURCES = ("plan", "original", "finetuned")
 
 def load_planned_task(plan: PlanFile, task: str | None, data_folder: str | None) -> LoadedTask:
     """Return the plan's own task, or the one named; ``InputError`` where its network differs."""
+    if task is None and ":" in plan.task:
+        raise InputError(
+            f"the plan's task {plan.task!r} names code, which is not run on a file's word; if you "
+            f"trust it, say so with --task {plan.task}"
+        )
     loaded = load_task(task or plan.task, plan.evaluation.data, data_folder)
     if loaded.network_digest != plan.network_digest:
         raise InputError(
@@ -42,6 +48,19 @@ def load_planned_task(plan: PlanFile, task: str | None, data_folder: str | None)
             "was made for"
         )
     return loaded
+
+
+def validated(path: Path) -> dict[str, Any]:
+    """Return what a plan file holds; ``InputError`` says what is wrong with it."""
+    plan = read_plan(path)
+    return {
+        "file": str(path),
+        "valid": True,
+        "kind": "plan",
+        "digest": plan.plan.digest,
+        "task": plan.task,
+        "sites": len(plan.choices),
+    }
 
 
 def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") -> nn.Module:
@@ -58,10 +77,16 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
             raise InputError(
                 f"choices.{site} is no site of task {task.name!r}; the plan is not for it"
             )
-        if choice.kept[-1] >= by_name[site].channels:
+        channels = by_name[site].channels
+        if choice.kept[-1] >= channels:
             raise InputError(
-                f"choices.{site}.kept names channel {choice.kept[-1]}, but the site has "
-                f"{by_name[site].channels}"
+                f"choices.{site}.kept names channel {choice.kept[-1]}, but the site has {channels}"
+            )
+        ratio = len(choice.kept) / channels
+        if not math.isclose(choice.keep_ratio, ratio, rel_tol=1e-6):
+            raise InputError(
+                f"choices.{site}.keep_ratio {choice.keep_ratio:g} contradicts kept, which lists "
+                f"{len(choice.kept)} of {channels} channels: {ratio:g}"
             )
     chosen = [by_name[site] for site in plan.choices]
     kept = {site: choice.kept for site, choice in plan.choices.items()}
@@ -102,7 +127,8 @@ def apply(
 ) -> dict[str, Any]:
     """Write the compressed network to ``out``, ``.safetensors`` or ``.onnx``; return what it is."""
     if out.suffix not in {".safetensors", ".onnx"}:
-        raise InputError(f"out {str(out)!r} must end in .safetensors or .onnx")
+        raise InputError(f"--out {str(out)!r} must end in .safetensors or .onnx")
+    check_writable(out, "--out")
     plan = read_plan(path)
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task, source)
@@ -167,8 +193,9 @@ def accuracy(
 def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict[str, Any]:
     """Return scores now and on record, and latency predicted, measured on record and measured now.
 
-    It is measured now where the plan's latency table lies beside it, as in a run folder, or in the
-    cache, and was measured on a machine like this one; else it is ``None`` and ``note`` says why.
+    It is measured now where the plan's latency table lies beside it, as in a run folder, and is of
+    a machine like this one; else with this machine's cached table, which ``note`` says; and where
+    there is none it is ``None``, and ``note`` says why.
     """
     plan, task, network, facts = accuracy(path, task_name, data_folder)
     costs = plan.costs
@@ -180,9 +207,10 @@ def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict
         "macs": costs.predicted.macs,
         "params": costs.predicted.params,
     }
-    table = _table_of(plan, path.parent)
+    table, note = _table_of(plan, path.parent)
+    facts["note"] = note
     if table is None:
-        return {**facts, "note": "latency not measured: no table of this machine for the plan"}
+        return facts
     inputs = batch_of(task, costs.batch_size)
     dense = network_key(task.network_digest, costs.batch_size), task.network
     measured = measure_networks({"dense": dense[1], "plan": network}, inputs, table, dense)
@@ -196,32 +224,45 @@ def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict
     }
 
 
-def _table_of(plan: PlanFile, folder: Path) -> LatencyTable | None:
-    beside = folder / "target.json"
+def _table_of(plan: PlanFile, folder: Path) -> tuple[LatencyTable | None, str | None]:
+    """Return the table whose clock a measurement is brought to, and what to know about it.
+
+    It is the plan's own where that lies beside it and is of this machine, else this machine's
+    cached one. Without either the first is ``None``, and the second says why.
+    """
+    beside, why = folder / "target.json", "the plan's table is not beside it"
+    if beside.is_file():
+        table = LatencyTable.load(beside)
+        if table.digest != plan.provenance.table_digest:
+            why = f"{str(beside)!r} is not the table that the plan was priced with"
+        elif not is_here(table):
+            why = f"the plan's table is of another machine or torch ({table.device.get('cpu')})"
+        else:
+            return table, None
     cached = target_path("auto", torch.__version__, plan.costs.threads)
-    for file in (beside, cached):
-        if file.is_file():
-            table = LatencyTable.load(file)
-            if is_here(table):
-                return table
-    return None
+    if cached.is_file() and is_here(table := LatencyTable.load(cached)):
+        return table, f"{why}; measured against this machine's own table"
+    return None, f"latency not measured: {why}, and this machine has none; amc measure makes one"
 
 
 def export(source: Path, out: Path) -> dict[str, Any]:
     """Copy a plan, and the weights that it names, beside each other; return the files written."""
+    check_writable(out, "--out")
     plan = read_plan(source)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    contents: dict[Path, bytes] = {}
     parts: dict[str, Any] = plan.model_dump(mode="json")
-    files = [str(out)]
     for role in ("weights", "finetuned"):
         named: FilePart | None = getattr(plan, role)
         if named is None:
             continue
         _read_weights(named, source.parent)
         file = f"{re.sub('[^A-Za-z0-9_-]', '_', out.stem)}.{role}.safetensors"
-        shutil.copyfile(source.parent / named.file, out.parent / file)
+        check_writable(out.parent / file, "--out's weights")
+        contents[out.parent / file] = (source.parent / named.file).read_bytes()
         parts[role] = {"file": file, "sha256": named.sha256}
-        files.append(str(out.parent / file))
-    exported = PlanFile.model_validate(parts)
-    out.write_text(exported.text())
+    text = PlanFile.model_validate(parts).text()
+    for path, content in contents.items():  # all is checked; the plan comes last, as it names them
+        write_bytes(path, content)
+    write_text(out, text)
+    files = [str(out), *map(str, contents)]
     return {"out": str(out), "files": files, "agent": plan.provenance.agent}

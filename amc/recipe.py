@@ -9,10 +9,11 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from amc.config import load_yaml
 from amc.errors import InputError
+from amc.files import check_writable, write_bytes
 from amc.invalid import explain
 from amc.reporting import Handle, Reporter
 from amc.task import accuracy
@@ -25,7 +26,7 @@ from amc.zoo.networks import ARCHITECTURES
 class Recipe(BaseModel):
     """A training recipe: everything that the resulting weights depend on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     network: Literal["resnet8", "resnet20", "mobilenet"]
     data: Literal["pack", "full"] = "full"
@@ -63,12 +64,21 @@ def train(
 ) -> dict[str, object]:
     """Train, write ``out`` (safetensors), and return what was reached, as a dict of facts.
 
+    Raises ``InputError`` for an ``out`` that cannot be written, before anything is trained, and
+    where training diverged.
+
     The search split is never trained on; accuracies on it and on the test split are taken once,
     after the last step. ``on_step`` receives the step, the number of steps and the loss.
     """
+    check_writable(out, "--out")
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     splits = load(recipe.data, recipe.data_folder)
+    if recipe.batch_size > len(splits.train):
+        raise InputError(
+            f"batch_size {recipe.batch_size} is above the {len(splits.train)} training images; "
+            "lower it"
+        )
     network = ARCHITECTURES[recipe.network]()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = recipe.epochs * (len(splits.train) // recipe.batch_size)
@@ -85,8 +95,12 @@ def train(
     fit(network, splits.train, schedule, recipe.seed, report)
     train_s = time.perf_counter() - start
     state = {name: t.contiguous() for name, t in network.state_dict().items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, out)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+        raise InputError(
+            f"learning_rate {recipe.learning_rate:g} made the weights infinite or NaN; lower it. "
+            "Nothing was written"
+        )
+    write_bytes(out, save(state))
     return {
         "network": recipe.network,
         "out": str(out),

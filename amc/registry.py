@@ -23,7 +23,7 @@ def lookup(registry: Mapping[str, str], name: str, field: str) -> Any:
     """
     if name not in registry:
         known = ", ".join(registry)
-        hint = nearest(name, list(registry))
-        raise InputError(f"{field} {name!r} is unknown{hint} Known: {known}".replace("?;", "?"))
+        hint = nearest(name, list(registry)) or "."
+        raise InputError(f"{field} {name!r} is unknown{hint} Known: {known}")
     module, _, attribute = registry[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

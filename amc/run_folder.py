@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ from amc.config import SearchConfig, load_yaml, parse_config
 from amc.errors import InputError
 from amc.files import sync_folder, write_json, write_text
 from amc.journal import Journal
+
+# What every row of a summary has, and of which type.
+ROW_KEYS: dict[str, type | tuple[type, ...]] = {
+    "agent": str,
+    "seed": int,
+    "evaluations": int,
+    "search_accuracy": (int, float),
+}
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,9 @@ class RunFolder:
                 write_json(search.target, table)
                 Journal.create(search.journal, facts)
             building.rename(path)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
-            if path.exists():
+            if isinstance(error, OSError) and path.exists():
                 raise InputError(
                     f"run folder {str(path)!r} exists; choose another --run-dir"
                 ) from error
@@ -105,6 +113,18 @@ class RunFolder:
             )
         return RunFolder(path, parse_config(load_yaml(path / "config.yaml", "config")))
 
+    def again(self, config: SearchConfig) -> RunFolder:
+        """Return this run with what ``config`` may change of it: where and how, not what, it runs.
+
+        Raises ``InputError`` where ``config`` is of another run.
+        """
+        if self.config.digest != config.digest:
+            raise InputError(
+                f"run folder {str(self.path)!r} holds a run of another configuration; choose "
+                f"another --run-dir, or go on with that one: amc resume {self.path}"
+            )
+        return replace(self, config=config.model_copy(update={"latency": self.config.latency}))
+
     def read_summary(self) -> list[dict[str, Any]]:
         """Return the rows of ``summary.json``; ``InputError`` while the run is not finished."""
         file = self.path / "summary.json"
@@ -115,10 +135,13 @@ class RunFolder:
             )
         try:
             rows = json.loads(file.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{str(file)!r} is not readable JSON: {error}") from error
-        if not isinstance(rows, list):
-            raise InputError(f"{str(file)!r} must hold a list")
+        if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
+            raise InputError(
+                f"{str(file)!r} must hold a list of results, each with "
+                f"{', '.join(ROW_KEYS)}; write it again with: amc resume {self.path}"
+            )
         return rows
 
     def plan(self, agent: str | None, seed: int | None) -> Path:
@@ -133,6 +156,10 @@ class RunFolder:
         chosen = [r for r in rows if agent in (None, r["agent"]) and seed in (None, r["seed"])]
         best = max(chosen, key=lambda row: float(row["search_accuracy"]))
         return self.path / f"{best['agent']}-s{best['seed']}" / "plan.json"
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(k), t) for k, t in ROW_KEYS.items())
 
 
 def write_config(path: Path, config: SearchConfig) -> None:

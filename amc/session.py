@@ -13,7 +13,7 @@ import torch
 
 from amc.config import SearchConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
-from amc.errors import BudgetSpent
+from amc.errors import BudgetSpent, NoPlanError
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.evaluators import CachedEvaluator, Pricing, ScoringEvaluator
 from amc.journal import Journal, JournaledEvaluator
@@ -153,7 +153,7 @@ def run_search(
 ) -> Found:
     """Make one search, answering from its journal what is already there; return what it found.
 
-    Raises ``InputError`` where the journal belongs to other facts, and ``RuntimeError`` where no
+    Raises ``InputError`` where the journal belongs to other facts, and ``NoPlanError`` where no
     plan met the budget.
     """
     pricing = session.pricing()
@@ -181,7 +181,7 @@ def run_search(
         method.search(task)
     best = task.best()
     if best is None:
-        raise RuntimeError(
+        raise NoPlanError(
             f"{search.agent} seed {search.seed}: none of {len(task.history)} evaluations met the "
             f"budget {session.budget.key} {session.budget.fraction:g}"
         )

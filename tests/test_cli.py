@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import amc
 from amc.cli import COMMANDS, application
 from amc.cli.tables import count, fact, milliseconds, percent, speed_up
-from amc.errors import InputError
+from amc.errors import InputError, NoPlanError
 from amc.invalid import explain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,13 +244,49 @@ def test_refused_fields_are_named_with_value_and_remedy(raw: dict[str, Any], lin
     assert explain(caught.value, Outer) == line  # type: ignore[arg-type]
 
 
-def test_a_refused_model_is_bad_input_everywhere(run: Run) -> None:
+def test_a_refused_model_that_nobody_expected_is_a_bug(run: Run) -> None:
     def refuse(path: Any) -> None:
         Outer.model_validate({"latency": {}})
 
     result, _ = run(refuse, "validate", "p.json")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+
+
+def test_a_file_that_cannot_be_used_is_one_line_and_code_2(run: Run) -> None:
+    result, _ = run(PermissionError(13, "Permission denied", "/x/p.json"), "validate", "p.json")
     assert result.exit_code == 2
-    assert result.stderr == "error: task is missing; add it\n"
+    assert result.stderr == "error: '/x/p.json': permission denied; check path and permissions\n"
+
+
+def test_a_search_without_a_plan_is_one_line_and_code_1(run: Run) -> None:
+    outcome = NoPlanError("ddpg seed 0: none of 8 evaluations met the budget macs 0.5")
+    result, _ = run(outcome, "resume", "runs/q")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ddpg seed 0: none of 8")
+    assert "Traceback" not in result.stderr
+
+
+def test_resume_hands_its_workers_on(run: Run) -> None:
+    result, app = run(RESULT, "resume", "runs/q", "--workers", "0")
+    assert result.exit_code == 0, result.output
+    assert app.calls[0][1][3] == 0
+
+
+def test_an_accuracy_that_is_not_reproduced_is_told(run: Run) -> None:
+    result, _ = run({"reproduced": False}, "evaluate", "p.json", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"reproduced": False}
+    assert "NOT REPRODUCED" in result.stderr
+
+
+def test_comparison_names_the_runs_and_every_number_of_steps(run: Run) -> None:
+    other = {**ROW, "run_dir": "runs/r", "finetune_steps": 40}
+    rows = [{**ROW, "run_dir": "runs/q"}, other]
+    result, _ = run({"rows": rows}, "compare", "runs/q", "runs/r")
+    assert "after 40, 120 steps of fine-tuning, not the same for all" in result.stdout
+    dense = [line.split()[:2] for line in result.stdout.splitlines() if "dense" in line]
+    assert dense == [["q", "dense"], ["r", "dense"]]
 
 
 def test_numbers_as_text() -> None:

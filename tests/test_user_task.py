@@ -13,6 +13,7 @@ import pytest
 
 from amc import app, planned
 from amc.config import parse_config
+from amc.errors import InputError
 from amc.task import load_task
 
 MODULE = '''
@@ -95,8 +96,11 @@ def test_two_inputs_concatenation_and_two_workers(
         plan["costs"].pop("measured")
         plans.append(plan)
     assert plans[0] == plans[1]
-    assert planned.accuracy(Path(here["rows"][0]["plan"]), None, None)[-1]["reproduced"] is True
-    app.apply(Path(here["rows"][0]["plan"]), Path("small.onnx"))
+    path, name = Path(here["rows"][0]["plan"]), "theirs.views:task"
+    assert planned.accuracy(path, name, None)[-1]["reproduced"] is True
+    with pytest.raises(InputError, match=f"say so with --task {name}"):
+        app.apply(path, Path("small.onnx"))
+    app.apply(path, Path("small.onnx"), task=name)
     assert Path("small.onnx").stat().st_size > 0
 
 

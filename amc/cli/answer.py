@@ -8,11 +8,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from amc.errors import InputError
+from amc.errors import InputError, NoPlanError
 from amc.reporting import RichReporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -23,8 +23,8 @@ AsJson = Annotated[
 Work = Callable[[RichReporter], Any]
 
 
-def answer(work: Work, show: Callable[[Any], None], as_json: bool, hint: str = "") -> None:
-    """Do ``work``, then print its result: as JSON, or with ``show``.
+def answer(work: Work, show: Callable[[Any], None], as_json: bool, hint: str = "") -> Any:
+    """Do ``work``, then print its result, as JSON or with ``show``, and return it.
 
     ``hint`` is what an interruption says about going on, until the work gives a better one. Raises
     ``typer.Exit`` with the exit code of what went wrong, after saying it on standard error.
@@ -41,24 +41,25 @@ def answer(work: Work, show: Callable[[Any], None], as_json: bool, hint: str = "
             print(json.dumps(result, indent=2, allow_nan=False), flush=True)
         else:
             show(result)
+        return result
     except KeyboardInterrupt:
         goes_on = f"; go on with: {reporter.last_hint}" if reporter.last_hint else ""
-        _say(f"interrupted{goes_on}")
+        say(f"interrupted{goes_on}")
         raise typer.Exit(INTERRUPTED) from None
     except InputError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         raise typer.Exit(BAD_INPUT) from None
     except Exception as error:
         _fail(error)
 
 
-def _fail(error: Exception) -> None:
-    refused = sys.modules.get("pydantic")
-    if refused is not None and isinstance(error, refused.ValidationError):
-        from amc.invalid import explain
-
-        _say(f"error: {explain(error)}")
+def _fail(error: Exception) -> NoReturn:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        say(f"error: {str(error.filename)!r}: {error.strerror.lower()}; check path and permissions")
         raise typer.Exit(BAD_INPUT) from None
+    if isinstance(error, NoPlanError):
+        say(f"error: {error}; look at the scores in the journal, or allow more evaluations")
+        raise typer.Exit(FAILED) from None
     traceback.print_exception(error, file=sys.stderr)
     raise typer.Exit(FAILED) from None
 
@@ -85,5 +86,6 @@ def _stdout_for_the_answer_alone() -> Iterator[None]:
         os.close(saved)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print ``text`` on standard error."""
     print(text, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amc.cli.answer import AsJson, answer
+from amc.cli.answer import FAILED, AsJson, answer, say
 from amc.cli.tables import show_facts
 from amc.reporting import Reporter
 
@@ -20,11 +20,20 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compress as a plan says, and take the accuracy that it records once more."""
+    """Compress as a plan says, and take the accuracy that it records once more.
+
+    Exit code 1 where it does not come out as recorded.
+    """
 
     def work(reporter: Reporter) -> Any:
         from amc import app
 
         return app.evaluate_plan(plan, task, data_folder)
 
-    answer(work, show_facts, as_json)
+    result = answer(work, show_facts, as_json)
+    if result.get("reproduced") is False:
+        say(
+            "error: NOT REPRODUCED: the accuracy now is not the one on record; compare torch's "
+            "version and the device with those under provenance in the plan"
+        )
+        raise typer.Exit(FAILED)

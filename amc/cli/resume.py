@@ -17,6 +17,9 @@ def resume(
     evaluations: Annotated[
         int | None, typer.Option(help="Go on to this many evaluations an agent.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Ray workers; 0 evaluates in this process.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a search that was interrupted, or give a finished one more evaluations."""
@@ -24,6 +27,6 @@ def resume(
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.resume(run_dir, evaluations, reporter)
+        return app.resume(run_dir, evaluations, reporter, workers)
 
     answer(work, show_results, as_json, hint=f"amc resume {run_dir}")

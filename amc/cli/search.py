@@ -14,7 +14,7 @@ from amc.reporting import Reporter
 
 
 def search(
-    config: Annotated[str, typer.Argument(help="A YAML file: what to search, and how.")],
+    config: Annotated[str, typer.Argument(help="A YAML file, or a task's name for the defaults.")],
     task: Annotated[
         str | None,
         typer.Option(help="Compress another network: resnet20, or package.module:factory."),

@@ -49,8 +49,10 @@ def _legend(rows: Sequence[Row]) -> list[str]:
         key: ", ".join(f"{n:,}" for n in sorted({row[key] for row in rows if row.get(key)}))
         for key in ("search_images", "test_images", "batch_size")
     }
-    steps = max((row.get("finetune_steps", 0) for row in rows), default=0)
-    tuned = f"; tuned: after {steps} steps of fine-tuning, the same for all" if steps else ""
+    steps = sorted({row.get("finetune_steps") or 0 for row in rows})
+    alike = ", the same for all" if len(steps) == 1 else ", not the same for all"
+    listed = ", ".join(map(str, steps))
+    tuned = f"; tuned: after {listed} steps of fine-tuning{alike}" if any(steps) else ""
     tested = counts["test_images"] or "no"
     return [
         f"{counts['search_images']} search images, {tested} test images{tuned}.",
@@ -69,11 +71,12 @@ def results_table(rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*([_last(row["run_dir"])] if several else []), *_cells(row))
-    dense = {str(row["dense"]): row["dense"] for row in rows if row.get("dense")}
+    dense = {(row.get("run_dir"), str(row["dense"])): row for row in rows if row.get("dense")}
     if dense:
         table.add_section()
-    for reference in dense.values():
-        table.add_row(*([""] if several else []), *_dense_cells(reference), style="dim")
+    for row in dense.values():
+        run = [_last(row["run_dir"])] if several else []
+        table.add_row(*run, *_dense_cells(row["dense"]), style="dim")
     return table
 
 

@@ -13,10 +13,14 @@ from amc.reporting import Reporter
 
 
 def validate(
-    path: Annotated[Path, typer.Argument(help="A plan, a configuration or a latency table.")],
+    path: Annotated[Path, typer.Argument(help="A plan (.json) or a configuration (.yaml).")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a file against its schema; exit code 2 and the reason when it is not valid."""
+    """Check a file without loading network or data; exit code 2 and the reason if it is bad.
+
+    A plan is checked against its schema; of a configuration also that the zoo's task, space,
+    criterion, agents and their options are known.
+    """
 
     def work(reporter: Reporter) -> Any:
         from amc import app

@@ -79,7 +79,18 @@ def finish_run(
         rows.append(
             write_results(session, one, final, measured.get(one.search.name), dense, images)
         )
+    plots.progress(
+        found[0].search.folder.parent / "progress.png",
+        {one.search.name: _scores(session, one) for one in found},
+        f"{session.task.name}: best so far",
+    )
     return rows
+
+
+def _scores(session: Session, found: Found) -> list[float | None]:
+    """Return the score of every evaluation, ``None`` where it missed the budget."""
+    met = session.budget.met_by
+    return [e.score if e.feasible and met(e.cost) else None for e in found.history]
 
 
 def _measure(session: Session, found: Sequence[Found]) -> dict[str, Measured]:

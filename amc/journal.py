@@ -58,11 +58,6 @@ class JournaledEvaluator:
         self._inner, self._journal = inner, journal
         self._position = 0
 
-    @property
-    def replaying(self) -> bool:
-        """Whether the next request will be answered from the record."""
-        return self._position < len(self._journal.records)
-
     def evaluate(self, requests: Sequence[Request]) -> list[Evaluation]:
         """Return one evaluation a request; ``InputError`` where a request is not that on record."""
         recorded = self._journal.records[self._position : self._position + len(requests)]

@@ -30,8 +30,6 @@ from amc.timing import measure_networks
 from amc.weights import state_sha256
 from amc.worker import score, state_tensors
 
-SOURCES = ("plan", "original", "finetuned")
-
 
 def load_planned_task(plan: PlanFile, task: str | None, data_folder: str | None) -> LoadedTask:
     """Return the plan's own task, or the one named; ``InputError`` where its network differs."""

@@ -26,11 +26,6 @@ class Site:
     widths: tuple[int, ...]
     layers: tuple[str, ...]
 
-    def round_down(self, channels: float) -> int:
-        """Return the largest legal width that is not above ``channels``, or the smallest legal."""
-        below = [w for w in self.widths if w <= channels + 1e-9]
-        return below[-1] if below else self.widths[0]
-
     def nearest(self, channels: float) -> int:
         """Return the legal width nearest to ``channels`` (the smaller one of two as near)."""
         return min(self.widths, key=lambda w: (abs(w - channels), w))

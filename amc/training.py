@@ -18,7 +18,7 @@ class Schedule:
     """Stochastic gradient descent with Nesterov momentum 0.9 and a half-cosine learning rate.
 
     ``steps`` batches of ``batch_size`` examples; the rate rises linearly over ``warmup_steps``,
-    then falls from ``learning_rate`` to 0 (or stays there, with ``cosine=False``).
+    then falls from ``learning_rate`` to 0.
     """
 
     steps: int
@@ -26,7 +26,6 @@ class Schedule:
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
     warmup_steps: int = 0
-    cosine: bool = True
     augment: bool = False
 
 
@@ -81,7 +80,5 @@ def _loss(outputs: Tensor, labels: Tensor) -> Tensor:
 def _learning_rate(schedule: Schedule, step: int) -> float:
     if step < schedule.warmup_steps:
         return schedule.learning_rate * (step + 1) / schedule.warmup_steps
-    if not schedule.cosine:
-        return schedule.learning_rate
     done = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -62,7 +62,7 @@ def test_plan_file_is_valid_and_its_accuracy_reproduced(digits_run: Path, agent:
     *_, result = planned.accuracy(path, None, None)
     assert result["reproduced"] is True
     assert result["search_accuracy"] == read_plan(path).accuracy.search
-    for name in ("tradeoff.png", "keep_ratios.png"):
+    for name in ("tradeoff.png", "keep_ratios.png", "../progress.png"):
         assert (path.parent / name).read_bytes().startswith(b"\x89PNG")
 
 

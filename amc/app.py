@@ -32,6 +32,7 @@ from amc.journal import Journal
 from amc.pricing import cost_model, measure_to
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
+from amc.results import write_summary
 from amc.run_folder import RunFolder, write_config
 from amc.session import Found, SearchMethod, Session, folder_for, run_search, tracked_params
 from amc.space import SearchSpace
@@ -145,7 +146,7 @@ def _run(
             method = make_agent(one.agent, folder.config.agents[one.agent])
             found.append(run_search(session, one, method, workers, reporter, tracker))
         rows = finish.finish_run(session, found, test, workers, reporter)
-        finish.write_summary(folder.path, rows)
+        write_summary(folder.path, rows)
         for tracker, one_found, row in zip(trackers, found, rows, strict=True):
             finish.track(tracker, row, one_found.search.folder)
     return _result(folder, rows)

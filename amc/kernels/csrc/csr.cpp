@@ -5,12 +5,16 @@ namespace AMC_ISA {
 namespace {
 
 
+// Floats of a piece of X: sparse rows touch little of it, so the second-level cache is near enough.
+constexpr int64_t WIDE = 32768;
+
 // Slots at a time, each with sums of its own where V sums alone would wait for one another.
 constexpr int chains(int vectors) { return vectors >= 5 ? 1 : vectors >= 3 ? 2 : 4; }
 
 template <int V>
 AMC_INLINE void add(vec *sums, const float *x, uint64_t offset, float value) {
   const float *row = x + offset * stride_of(V);
+  asm("" : "+r"(row));  // one address, not an index in each of the V loads
   const vec weight = all(value);
   AMC_UNROLL
   for (int j = 0; j < V; j++) sums[j] += weight * load(row + j * LANES);
@@ -22,7 +26,7 @@ struct Csr {
   // A deep block leaves less room beside it: narrower panels, but never less than two vectors.
   static int most_vectors(const amc_weight &w) {
     int vectors = MOST_VECTORS;
-    while (vectors > 2 && w.block * stride_of(vectors) > CACHED) vectors /= 2;
+    while (vectors > 2 && w.block * stride_of(vectors) > WIDE) vectors /= 2;
     return vectors;
   }
 

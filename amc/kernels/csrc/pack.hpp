@@ -184,6 +184,10 @@ void pack(const View &view, const Columns &columns, int64_t from, int64_t deep, 
     else
       pack_rows<V>(view, columns, tap / c.kernel_w, tap % c.kernel_w, channel, real, to);
     for (int64_t row = real; row < end - channel; row++) fill_zero(to + row * stride_of(V), V * LANES);
+    // Lanes beyond the last column are computed and dropped; left as they were, they may hold
+    // denormal numbers, which are slow.
+    if (const int spare = V * LANES - columns.count)
+      for (int64_t row = 0; row < real; row++) fill_zero(to + row * stride_of(V) + columns.count, spare);
     to += (end - channel) * stride_of(V);
     k += end - channel;
   }

@@ -11,6 +11,7 @@
 
 #include "amc_kernels.h"
 #include "pack.hpp"
+#include "planes.hpp"
 #include "tile.hpp"
 #include "vectors.hpp"
 
@@ -89,7 +90,7 @@ inline int64_t blocks_at_once(int64_t block, int64_t stride) {
 }
 
 template <class Family, int V>
-void run_panel(const amc_weight &w, const View &view, const Cut &cut, int64_t panel, const Share &share,
+void run_panel(const amc_weight &w, const View &view, const Planes *planes, const Cut &cut, int64_t panel, const Share &share,
                float *packed, float *tile) {
   const amc_call &call = view.call;
   const int64_t begin = cut.begin(panel), count = cut.begin(panel + 1) - begin;
@@ -111,7 +112,11 @@ void run_panel(const amc_weight &w, const View &view, const Cut &cut, int64_t pa
   const int64_t together = blocks_at_once(w.block, stride_of(V));
   for (int64_t block = 0; block < blocks; block += together) {
     const int64_t from = block * w.block, end = std::min(blocks, block + together);
-    pack<V>(view, columns, from, std::min(end * w.block, w.depth) - from, Family::CHANNEL_UNIT, packed);
+    const int64_t deep = std::min(end * w.block, w.depth) - from;
+    if (planes)
+      pack_planes<V>(view, *planes, columns, from, deep, Family::CHANNEL_UNIT, packed);
+    else
+      pack_pointwise<V>(view, columns, from, deep, packed);
     to.first = block == 0;
     to.last = end == blocks;
     Family::template rows<V>(w, call.rows, block, end, share.first_row, share.last_row, packed, to);
@@ -121,14 +126,14 @@ void run_panel(const amc_weight &w, const View &view, const Cut &cut, int64_t pa
 }
 
 template <class Family>
-void run_share(const amc_weight &w, const View &view, const Cut &cut, const Share &share, float *packed,
+void run_share(const amc_weight &w, const View &view, const Planes *planes, const Cut &cut, const Share &share, float *packed,
                float *tile) {
   for (int64_t panel = share.first_panel; panel < share.last_panel; panel++) {
     const int64_t count = cut.begin(panel + 1) - cut.begin(panel);
     switch ((count + LANES - 1) / LANES) {
 #define AMC_CASE(V) \
   case V:           \
-    run_panel<Family, V>(w, view, cut, panel, share, packed, tile); \
+    run_panel<Family, V>(w, view, planes, cut, panel, share, packed, tile); \
     break;
       AMC_CASE(1) AMC_CASE(2) AMC_CASE(3) AMC_CASE(4) AMC_CASE(5) AMC_CASE(6) AMC_CASE(7) AMC_CASE(8)
 #undef AMC_CASE
@@ -158,7 +163,7 @@ class Scratch {
 inline int64_t whole_pages(int64_t floats) { return (floats + 1023) / 1024 * 1024; }
 
 template <class Family>
-int multiply_view(const amc_weight &w, const View &view) {
+int multiply_view(const amc_weight &w, const View &view, const Planes *planes) {
   static thread_local Scratch scratch;
   const amc_call &call = view.call;
   const Cut cut(view.columns(), Family::most_vectors(w));
@@ -167,7 +172,7 @@ int multiply_view(const amc_weight &w, const View &view) {
   const int64_t threads = std::max<int64_t>(1, call.threads);
   const int64_t padded_rows = (call.rows + 15) / 16 * 16;
   // Narrower panels have more blocks at once, but no more floats.
-  const int64_t packed = whole_pages(std::max(w.block * stride, CACHED));
+  const int64_t packed = whole_pages(std::max(w.block * stride, CACHED) + LANES);
   const int64_t tile = whole_pages(padded_rows * stride);
   float *memory = scratch.take(static_cast<size_t>(threads * (packed + tile)));
   if (!memory) return AMC_NO_MEMORY;
@@ -176,7 +181,7 @@ int multiply_view(const amc_weight &w, const View &view) {
 #endif
   for (int64_t thread = 0; thread < threads; thread++) {
     float *mine = memory + thread * (packed + tile);
-    run_share<Family>(w, view, cut, share_of(cut, call.rows, Family::ROW_UNIT, thread, threads), mine,
+    run_share<Family>(w, view, planes, cut, share_of(cut, call.rows, Family::ROW_UNIT, thread, threads), mine,
                       mine + packed);
   }
   return AMC_OK;
@@ -186,26 +191,26 @@ template <class Family>
 int multiply(const amc_weight *w, const amc_call *call) {
   if (w->block < 1 || w->depth < 0 || call->threads < 1) return AMC_BAD_CALL;
   const View view(*call);
-  if (!view.wants_planes()) return multiply_view<Family>(*w, view);
-  // Channels last: every tap would transpose the same pixels again. They are transposed once, a few
-  // images at a time.
-  static thread_local Scratch planes;
-  const int64_t image = call->channels * call->height * call->width;
-  const int64_t group = std::clamp<int64_t>(PLANES / std::max<int64_t>(image, 1), 1, std::max<int64_t>(call->batch, 1));
-  float *memory = planes.take(static_cast<size_t>(std::max<int64_t>(image * group, 1)));
+  if (view.pointwise) return multiply_view<Family>(*w, view, nullptr);
+  static thread_local Scratch scratch;
+  Planes planes(*call);
+  const int64_t group = std::clamp<int64_t>(PLANES / std::max<int64_t>(planes.image, 1), 1,
+                                            std::max<int64_t>(call->batch, 1));
+  float *memory = scratch.take(static_cast<size_t>(planes.image * group + 2 * LANES));
   if (!memory) return AMC_NO_MEMORY;
+  fill_zero(memory + planes.image * group, 2 * LANES);
+  planes.at = memory;
   for (int64_t begin = 0; begin < call->batch; begin += group) {
     amc_call part = *call;
     part.batch = std::min(group, call->batch - begin);
     part.x = call->x + begin * call->x_stride[0];
     part.y = call->y + begin * call->y_stride[0];
-    to_planes(part, memory);
-    part.x = memory;
-    part.x_stride[0] = image;
-    part.x_stride[1] = call->height * call->width;
-    part.x_stride[2] = call->width;
-    part.x_stride[3] = 1;
-    const int code = multiply_view<Family>(*w, View(part));
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(static_cast<int>(call->threads)) if (call->threads > 1)
+#endif
+    for (int64_t image = 0; image < part.batch; image++)
+      fill_planes(part, planes, image, memory + image * planes.image);
+    const int code = multiply_view<Family>(*w, View(part), &planes);
     if (code) return code;
   }
   return AMC_OK;

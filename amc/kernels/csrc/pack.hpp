@@ -1,5 +1,5 @@
-// Reading activations: which pixels the columns of a panel are, and copying what one block of depth
-// reads of them into rows of columns. Outside the image there are zeros.
+// Reading activations: which pixels the columns of a panel are, and how a 1x1 convolution or a linear
+// layer copies what one block of depth reads of them into rows of columns.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,6 @@ namespace AMC_ISA {
 
 // With one row, this many accumulators keep two multiply-add units busy.
 constexpr int MOST_VECTORS = 8;
-constexpr int64_t PLANES = 1 << 17;  // floats of transposed images at a time: half a megabyte
-
 constexpr int stride_of(int vectors) {
   int width = LANES;
   while (width < vectors * LANES) width *= 2;
@@ -44,9 +42,6 @@ struct View {
   }
   int64_t columns() const { return call.batch * call.out_height * call.out_width; }
   bool channels_adjacent() const { return call.x_stride[1] == 1 && call.x_stride[3] != 1; }
-  bool wants_planes() const {
-    return channels_adjacent() && call.kernel_h * call.kernel_w > 1 && call.channels > 1;
-  }
 };
 
 // Columns of one output row of one image.
@@ -85,34 +80,20 @@ struct Columns {
   float *y_of(const View &view) const { return y_at(view, runs[0]); }
 };
 
-// The part of a run that lies inside the image at one tap.
-struct Inside {
-  const float *x;  // channel 0 of the first pixel inside
-  int before, count, after;
-};
-
-inline Inside inside(const amc_call &c, const Run &run, int64_t ky, int64_t kx) {
-  const int64_t y = run.oy * c.stride_h - c.pad_h + ky * c.dilation_h;
-  const int64_t x = run.ox * c.stride_w - c.pad_w + kx * c.dilation_w;
-  if (y < 0 || y >= c.height) return {nullptr, run.count, 0, 0};
-  const int64_t before = x >= 0 ? 0 : std::min<int64_t>(run.count, (-x + c.stride_w - 1) / c.stride_w);
-  const int64_t reach = x >= c.width ? 0 : (c.width - x + c.stride_w - 1) / c.stride_w;
-  const int64_t end = std::clamp<int64_t>(reach, before, run.count);
-  const float *at = c.x + run.image * c.x_stride[0] + y * c.x_stride[2] + (x + before * c.stride_w) * c.x_stride[3];
-  return {at, static_cast<int>(before), static_cast<int>(end - before), static_cast<int>(run.count - end)};
-}
-
-AMC_INLINE void fill_zero(float *to, int count) {
-  int i = 0;
+AMC_INLINE void fill_zero(float *to, int64_t count) {
+  int64_t i = 0;
   for (; i + LANES <= count; i += LANES) store_any(to + i, vec{});
-  if (i < count) store_part(to + i, vec{}, count - i);
+  if (i < count) store_part(to + i, vec{}, static_cast<int>(count - i));
 }
 
-AMC_INLINE void copy(float *to, const float *from, int64_t step, int count) {
-  int i = 0;
+AMC_INLINE void copy(float *to, const float *from, int64_t step, int64_t count) {
+  int64_t i = 0;
   if (step == 1) {
     for (; i + LANES <= count; i += LANES) store_any(to + i, load_any(from + i));
-    if (i < count) store_part(to + i, load_part(from + i, count - i), count - i);
+    if (i < count) {
+      const int left = static_cast<int>(count - i);
+      store_part(to + i, load_part(from + i, left), left);
+    }
     return;
   }
   for (; i < count; i++) to[i] = from[i * step];
@@ -120,19 +101,18 @@ AMC_INLINE void copy(float *to, const float *from, int64_t step, int count) {
 
 // Pixels that lie side by side: row after row is copied.
 template <int V>
-void pack_rows(const View &view, const Columns &columns, int64_t ky, int64_t kx, int64_t channel, int64_t channels,
-               float *to) {
+void pack_pixels(const View &view, const Columns &columns, int64_t channel, int64_t channels, float *to) {
   const amc_call &c = view.call;
   const int64_t step = c.stride_w * c.x_stride[3];
-  for (int r = 0; r < columns.size; r++) {
-    const Run &run = columns.runs[r];
-    const Inside in = inside(c, run, ky, kx);
-    float *row = to + run.at;
-    const float *from = in.x + channel * c.x_stride[1];
-    for (int64_t k = 0; k < channels; k++, row += stride_of(V), from += c.x_stride[1]) {
-      if (in.before) fill_zero(row, in.before);
-      if (in.count) copy(row + in.before, from, step, in.count);
-      if (in.after) fill_zero(row + in.before + in.count, in.after);
+  for (int64_t k = channel; k < channel + channels; k++, to += stride_of(V)) {
+    // Lanes beyond the last column are computed and dropped; left as they were, they may hold
+    // denormal numbers, which are slow.
+    if (columns.count < V * LANES) store(to + (V - 1) * LANES, vec{});
+    for (int r = 0; r < columns.size; r++) {
+      const Run &run = columns.runs[r];
+      copy(to + run.at,
+           c.x + run.image * c.x_stride[0] + k * c.x_stride[1] + run.oy * c.stride_h * c.x_stride[2] + run.ox * step,
+           step, run.count);
     }
   }
 }
@@ -170,50 +150,15 @@ void pack_channels(const View &view, const Columns &columns, int64_t channel, in
     }
 }
 
-// Depth [from, from + deep) of the panel's columns; depth runs over taps, then over channels padded to `unit`.
+// Depth [from, from + deep) of a panel of a pointwise call; depth is channels, padded to `unit`.
 template <int V>
-void pack(const View &view, const Columns &columns, int64_t from, int64_t deep, int64_t unit, float *to) {
-  const amc_call &c = view.call;
-  const int64_t padded = (c.channels + unit - 1) / unit * unit;
-  for (int64_t k = from; k < from + deep;) {
-    const int64_t tap = k / padded, channel = k % padded;
-    const int64_t end = std::min(padded, channel + from + deep - k);
-    const int64_t real = std::clamp<int64_t>(c.channels - channel, 0, end - channel);
-    if (view.pointwise && view.channels_adjacent())
-      pack_channels<V>(view, columns, channel, real, to);
-    else
-      pack_rows<V>(view, columns, tap / c.kernel_w, tap % c.kernel_w, channel, real, to);
-    for (int64_t row = real; row < end - channel; row++) fill_zero(to + row * stride_of(V), V * LANES);
-    // Lanes beyond the last column are computed and dropped; left as they were, they may hold
-    // denormal numbers, which are slow.
-    if (const int spare = V * LANES - columns.count)
-      for (int64_t row = 0; row < real; row++) fill_zero(to + row * stride_of(V) + columns.count, spare);
-    to += (end - channel) * stride_of(V);
-    k += end - channel;
-  }
-}
-
-// Images with adjacent channels as planes, one a channel.
-inline void to_planes(const amc_call &c, float *to) {
-  const int64_t pixels = c.height * c.width;
-  for (int64_t image = 0; image < c.batch; image++, to += c.channels * pixels)
-    for (int64_t y = 0; y < c.height; y++)
-      for (int64_t x = 0; x < c.width; x += LANES) {
-        const int wide = static_cast<int>(std::min<int64_t>(LANES, c.width - x));
-        const float *from = c.x + image * c.x_stride[0] + y * c.x_stride[2] + x * c.x_stride[3];
-        for (int64_t channel = 0; channel < c.channels; channel += LANES) {
-          const int deep = static_cast<int>(std::min<int64_t>(LANES, c.channels - channel));
-          vec square[LANES];
-          AMC_UNROLL
-          for (int i = 0; i < LANES; i++) {
-            const float *pixel = from + std::min(i, wide - 1) * c.x_stride[3] + channel;
-            square[i] = deep == LANES ? load_any(pixel) : load_part(pixel, deep);
-          }
-          transpose(square);
-          float *row = to + channel * pixels + y * c.width + x;
-          for (int i = 0; i < deep; i++, row += pixels) store_part(row, square[i], wide);
-        }
-      }
+void pack_pointwise(const View &view, const Columns &columns, int64_t from, int64_t deep, float *to) {
+  const int64_t real = std::clamp<int64_t>(view.call.channels - from, 0, deep);
+  if (view.channels_adjacent())
+    pack_channels<V>(view, columns, from, real, to);
+  else
+    pack_pixels<V>(view, columns, from, real, to);
+  for (int64_t k = real; k < deep; k++) fill_zero(to + k * stride_of(V), V * LANES);
 }
 
 }  // namespace AMC_ISA

@@ -30,6 +30,7 @@ constexpr int LANES = 4, REGISTERS = 16;
 typedef float vec __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), may_alias));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float loose_half __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
 
 AMC_INLINE vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 AMC_INLINE vec load_any(const float *p) { return *reinterpret_cast<const loose *>(p); }

@@ -89,7 +89,6 @@ inline Layer random_layer(Kind kind, std::mt19937_64 &random) {
   l.channels = pick(random, 0, 4) ? pick(random, 1, 40) : pick(random, 1, 300);
   l.batch = conv ? pick(random, 1, 3) : pick(random, 1, 130);
   if (!wide) l.batch = kind == Kind::csc_gemv ? pick(random, 1, 6) : pick(random, 1, 3);
-  if (kind == Kind::dense_gemv) l.batch = 1;
   l.height = conv ? pick(random, 1, 12) : 1;
   l.width = conv ? pick(random, 1, 12) : 1;
   l.kernel_h = pointwise ? 1 : pick(random, 1, 4);

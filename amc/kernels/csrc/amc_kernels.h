@@ -69,7 +69,7 @@ int amc_nm(const amc_weight *weight, const amc_call *call);
 int amc_csr(const amc_weight *weight, const amc_call *call);
 int amc_block(const amc_weight *weight, const amc_call *call);
 
-/* Linear layers (1x1 images) with 1 to 3 columns for nm, any number for csc, which is meant for one. */
+/* Linear layers (images of 1x1) with any number of columns; meant for up to 16, and for one (csc). */
 int amc_nm_gemv(const amc_weight *weight, const amc_call *call);
 int amc_nm_gemv_half(const amc_weight *weight, const amc_call *call);
 int amc_csc_gemv(const amc_weight *weight, const amc_call *call);

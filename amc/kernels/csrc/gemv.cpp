@@ -13,6 +13,7 @@ namespace AMC_ISA {
 namespace {
 
 constexpr int GROUP = 4, ROWS = 16, PARTS = ROWS / LANES;  // ROWS: of a block, whatever the lanes
+constexpr int AHEAD = 384;  // weights; the processor's own prefetcher stops at each page
 
 struct Floats {
   typedef float stored;
@@ -79,7 +80,7 @@ AMC_INLINE ivec shifts(int part) {
   return s;
 }
 
-// Baseline x86 has no shift by lane: a multiplication moves the wanted bits to the top instead.
+// The word, moved so that each lane's own two bits are the lowest.
 AMC_INLINE ivec decode(uint32_t word, int part) {
 #if defined(__AVX2__) || defined(__aarch64__)
   typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
@@ -114,6 +115,7 @@ AMC_INLINE void row_blocks(const amc_weight &w, const amc_call &c, int64_t block
       AMC_UNROLL
       for (int b = 0; b < BLOCKS; b++) {
         const uint32_t word = words[b * slots + slot + k];
+        __builtin_prefetch(values + (b * slots + slot + k) * ROWS + AHEAD);
         AMC_UNROLL
         for (int p = 0; p < PARTS; p++) {
           const ivec which = decode(word, p);

@@ -38,6 +38,7 @@ struct View {
       call.batch = 1;
       call.x_stride[3] = call.x_stride[0];
       call.y_stride[3] = call.y_stride[0];
+      call.stride_h = call.stride_w = 1;
     }
   }
   int64_t columns() const { return call.batch * call.out_height * call.out_width; }

@@ -1,0 +1,148 @@
+"""The torch operators ``amc::sparse_linear`` and ``amc::sparse_conv2d``.
+
+``weight`` is ``[values, indices, starts, layout]`` of a ``Packed``; it is checked when it is met
+first. They have no gradient: sparse layers are for inference. They run on as many threads as torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from amc.errors import InputError
+from amc.kernels import core
+from amc.kernels.calls import MOST_PLANS, Plan, Ready, ready
+from amc.kernels.geometry import (
+    conv_geometry,
+    image_strides,
+    is_channels_last,
+    linear_geometry,
+)
+
+NO_GRADIENT = (
+    "sparse layers have no gradient, but the input requires one; run the network under "
+    "torch.inference_mode() or torch.no_grad(), and train the dense one"
+)
+
+_library = torch.library.Library("amc", "DEF")
+_library.define(
+    "sparse_linear(Tensor x, Tensor[] weight, str kernel, str pattern, int[] shape, Tensor? bias, "
+    "bool relu) -> Tensor"
+)
+_library.define(
+    "sparse_conv2d(Tensor x, Tensor[] weight, str kernel, str pattern, int[] shape, Tensor? bias, "
+    "int[] stride, int[] padding, int[] dilation, bool relu) -> Tensor"
+)
+
+
+def _linear(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    kernel: str,
+    pattern: str,
+    shape: list[int],
+    bias: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    if x.requires_grad and torch.is_grad_enabled():
+        raise InputError(NO_GRADIENT)
+    checked = ready(weight, kernel, pattern, shape)
+    slow, threads = core.library() is None, torch.get_num_threads()
+    key = (x.shape, x.stride(), x.dtype, relu, threads, slow)
+    plan = checked.plans.get(key)
+    if plan is None:
+        to = linear_geometry(x, shape)
+        suiting = checked.suiting(to.columns)
+        suiting.check_columns(to.columns)
+        plan = _remember(checked, key, Plan(suiting, to, x, relu, threads))
+    return plan(x, bias)
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    kernel: str,
+    pattern: str,
+    shape: list[int],
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    relu: bool,
+) -> Tensor:
+    if x.dim() == 3:  # one image, as torch takes it
+        return _conv2d(
+            x[None], weight, kernel, pattern, shape, bias, stride, padding, dilation, relu
+        )[0]
+    if x.requires_grad and torch.is_grad_enabled():
+        raise InputError(NO_GRADIENT)
+    checked = ready(weight, kernel, pattern, shape)
+    slow, threads = core.library() is None, torch.get_num_threads()
+    options = (*stride, None, *padding, None, *dilation)
+    key = (x.shape, x.stride(), x.dtype, options, relu, threads, slow)
+    plan = checked.plans.get(key)
+    if plan is None:
+        to = conv_geometry(x, shape, stride, padding, dilation)
+        plan = _remember(checked, key, Plan(checked, to, x, relu, threads))
+    return plan(x, bias)
+
+
+def _remember(weight: Ready, key: Any, plan: Plan) -> Plan:
+    if len(weight.plans) >= MOST_PLANS:
+        weight.plans.clear()
+    weight.plans[key] = plan
+    return plan
+
+
+def _linear_shape(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    kernel: str,
+    pattern: str,
+    shape: list[int],
+    bias: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    to = linear_geometry(x, shape)
+    return x.new_empty((*x.shape[:-1], to.rows))
+
+
+def _conv2d_shape(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    kernel: str,
+    pattern: str,
+    shape: list[int],
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    relu: bool,
+) -> Tensor:
+    images = x[None] if x.dim() == 3 else x
+    to = conv_geometry(images, shape, stride, padding, dilation)
+    sizes = (to.batch, to.rows, to.out_height, to.out_width)
+    y = images.new_empty_strided(sizes, image_strides(sizes, is_channels_last(images)))
+    return y[0] if x.dim() == 3 else y
+
+
+def _on_cuda(x: Tensor, *_: Any) -> NoReturn:
+    raise InputError(
+        f"these kernels take tensors on the CPU, but got one on {x.device}; amc.kernels.cuda runs "
+        "sparse layers there"
+    )
+
+
+for _name, _run, _shape in (
+    ("sparse_linear", _linear, _linear_shape),
+    ("sparse_conv2d", _conv2d, _conv2d_shape),
+):
+    _library.impl(_name, _run, "CPU")
+    _library.impl(_name, _shape, "Meta")
+    _library.impl(_name, _on_cuda, "CUDA")
+
+sparse_linear = torch.ops.amc.sparse_linear.default
+sparse_conv2d = torch.ops.amc.sparse_conv2d.default

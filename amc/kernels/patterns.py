@@ -1,0 +1,96 @@
+"""Which zeros a pattern asks for: masks by magnitude, and whether a weight has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amc.errors import InputError
+from amc.kernels.depth import as_matrix, as_weight, ceil_to
+
+KEEP = {"2:4": 2, "1:4": 1}  # non-zeros in every 4 consecutive input channels
+UNSTRUCTURED = ("csr", "csc")
+PATTERNS = (*KEEP, *UNSTRUCTURED, "4x1")
+# The registered kernel that runs a pattern.
+KERNEL_OF = {"2:4": "nm", "1:4": "nm", "csr": "csr", "csc": "csc", "4x1": "block"}
+
+
+def keep_largest(weight: Tensor, pattern: str, sparsity: float | None = None) -> Tensor:
+    """Return a copy of ``weight`` with the smallest magnitudes set to 0, as ``pattern`` asks.
+
+    "2:4" and "1:4" set their own sparsity; the others need ``sparsity``, in [0, 1]: exactly that
+    fraction of the elements, or of the 4x1 blocks (by their sum of magnitudes), rounded.
+    """
+    if pattern not in PATTERNS:
+        raise InputError(f"pattern {pattern!r} is unknown; known: {', '.join(PATTERNS)}")
+    if pattern in KEEP:
+        own = 1 - KEEP[pattern] / 4
+        if sparsity not in (None, own):
+            raise InputError(
+                f"`sparsity` for pattern {pattern!r} must be {own}, but got {sparsity}; "
+                "choose 'csr' for other sparsities"
+            )
+        matrix = as_matrix(weight, 4)
+        return as_weight(np.where(_largest_of_four(matrix, KEEP[pattern]), matrix, 0), weight.shape)
+    if sparsity is None or not 0 <= sparsity <= 1:
+        raise InputError(
+            f"`sparsity` for pattern {pattern!r} must lie in [0, 1], but got {sparsity}; "
+            "it is the fraction of zeros"
+        )
+    matrix = as_matrix(weight)
+    kept = _largest_blocks(matrix, sparsity) if pattern == "4x1" else _largest(matrix, sparsity)
+    return as_weight(np.where(kept, matrix, np.float32(0)), weight.shape)
+
+
+def first_violation(weight: Tensor, pattern: str) -> str | None:
+    """Return where ``weight`` has not the pattern, with the remedy; ``None`` where it has it.
+
+    Unstructured patterns and "4x1" take any weight: what is not zero is stored.
+    """
+    if pattern not in KEEP:
+        return None
+    keep = KEEP[pattern]
+    groups = as_matrix(weight, 4).reshape(weight.shape[0], -1, 4)
+    counts = np.count_nonzero(groups, axis=2)
+    if counts.max() <= keep:
+        return None
+    row, group = (int(at) for at in np.unravel_index(np.argmax(counts > keep), counts.shape))
+    per_tap = ceil_to(weight.shape[1], 4) // 4
+    tap, first = divmod(group, per_tap)
+    channels = f"input channels {4 * first} to {min(4 * first + 3, weight.shape[1] - 1)}"
+    at = f"output row {row}, {channels}"
+    if weight.dim() == 4:
+        at += f", kernel position {divmod(tap, weight.shape[3])}"
+    return (
+        f"pattern {pattern!r} allows {keep} non-zeros in 4 consecutive input channels, but got "
+        f"{counts[row, group]} at {at} ({int((counts > keep).sum())} such groups); prune first, "
+        "for example with amc.kernels.patterns.keep_largest"
+    )
+
+
+def _largest_of_four(matrix: NDArray[np.float32], keep: int) -> NDArray[np.bool_]:
+    groups = np.abs(matrix).reshape(matrix.shape[0], -1, 4)
+    order = np.argsort(-groups, axis=2, kind="stable")[:, :, :keep]
+    kept = np.zeros(groups.shape, dtype=bool)
+    np.put_along_axis(kept, order, True, axis=2)
+    return kept.reshape(matrix.shape)
+
+
+def _largest(scores: NDArray[Any], sparsity: float) -> NDArray[np.bool_]:
+    """Return a mask of the largest ``scores``; exactly ``sparsity`` of them are left out."""
+    magnitudes = np.abs(scores).ravel()
+    zeros = round(sparsity * magnitudes.size)
+    kept = np.ones(magnitudes.size, dtype=bool)
+    if zeros:
+        kept[np.argpartition(magnitudes, zeros - 1)[:zeros]] = False
+    return kept.reshape(scores.shape)
+
+
+def _largest_blocks(matrix: NDArray[np.float32], sparsity: float) -> NDArray[np.bool_]:
+    rows, depth = matrix.shape
+    padded = np.pad(np.abs(matrix), ((0, ceil_to(rows, 4) - rows), (0, 0)))
+    kept = _largest(padded.reshape(-1, 4, depth).sum(axis=1), sparsity)
+    return np.repeat(kept, 4, axis=0)[:rows]

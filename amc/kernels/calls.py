@@ -74,17 +74,10 @@ class Ready:
 
     def suiting(self, columns: int) -> Ready:
         """Return the weight in the form that suits a linear layer of ``columns`` columns."""
-        if self.layout[0] == SPMM and len(self.packed.shape) == 2 and columns <= self.kernel.few:
+        limit = self.kernel.most_few_columns()
+        if self.layout[0] == SPMM and len(self.packed.shape) == 2 and columns <= limit:
             return self.for_few_columns
         return self
-
-    def check_columns(self, columns: int) -> None:
-        """Raise ``InputError`` where the weight's form does not take so many columns."""
-        if self.kernel.name == "nm" and self.layout[0] != SPMM and columns > self.kernel.few:
-            raise InputError(
-                f"this weight was packed for 1 to {self.kernel.few} columns, but x has {columns}; "
-                "pack it with few_columns=False"
-            )
 
     @cached_property
     def for_few_columns(self) -> Ready:

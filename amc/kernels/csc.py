@@ -34,7 +34,11 @@ class Csc(Sparse):
 
     name: ClassVar[str] = "csc"
     patterns: ClassVar[tuple[str, ...]] = ("csc",)
-    few: ClassVar[int] = 1
+
+    @staticmethod
+    def most_few_columns() -> int:
+        """Return 1: further columns share no skipped activations."""
+        return 1
 
     @staticmethod
     def pack(

@@ -22,19 +22,22 @@ Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]
 class Sparse:
     """A kernel of ``KERNELS`` for sparse weights.
 
-    ``channel_multiple`` is what every tap's channels are padded to; linear layers of at most
-    ``few`` columns switch to the few-columns form by themselves.
+    ``channel_multiple`` is what every tap's channels are padded to.
     """
 
     name: ClassVar[str]
     patterns: ClassVar[tuple[str, ...]]
     channel_multiple: ClassVar[int] = 1
-    few: ClassVar[int] = 0
 
     @staticmethod
     def backend() -> str:
         """Return the name of what runs: the C library's instruction set, or torch."""
         return core.backend()
+
+    @staticmethod
+    def most_few_columns() -> int:
+        """Return up to how many columns linear layers switch to the few-columns form."""
+        return 0
 
     @staticmethod
     def pack(

@@ -54,7 +54,7 @@ class SparseLayer(nn.Module):
         """Return the dense weight, ``[M, K]`` or ``[M, C, kh, kw]``."""
         return _sparse_kernel(self.kernel).unpack(self.packed)
 
-    def _arrays(self) -> tuple[list[Tensor | None], Tensor | None]:
+    def _arrays(self) -> tuple[list[Any], Tensor | None]:
         own = self._buffers  # attributes of a module take longer, as long as a small layer
         return [own["values"], own["indices"], own["starts"], own["layout"]], own["bias"]
 

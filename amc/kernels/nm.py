@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amc.errors import InputError
+from amc.kernels import core
 from amc.kernels.depth import as_matrix, blocked, ceil_to, depth_of
 from amc.kernels.family import Entries, Sparse
 from amc.kernels.packed import (
@@ -28,6 +29,8 @@ from amc.kernels.patterns import KEEP, first_violation
 
 BLOCK = 64  # of depth: a panel of 64 columns of it fills half of a first-level cache of 32 KiB
 LANES = 16  # output rows that the few-columns form computes together
+# Measured on weights from 512 x 512 to 3072 x 768; without a permutation by lanes it never pays.
+FEW_COLUMNS_OF = {"c-avx512": 24, "c-avx2": 6, "c-baseline": 0}
 _WORD = 16  # 2-bit indices in a uint32
 
 
@@ -37,13 +40,17 @@ class Nm(Sparse):
     name: ClassVar[str] = "nm"
     patterns: ClassVar[tuple[str, ...]] = tuple(KEEP)
     channel_multiple: ClassVar[int] = 4
-    few: ClassVar[int] = 3
+
+    @staticmethod
+    def most_few_columns() -> int:
+        """Return up to how many columns the form whose lanes are rows is the faster one."""
+        return FEW_COLUMNS_OF.get(core.backend(), 3)
 
     @staticmethod
     def pack(
         weight: Tensor, pattern: str | None = None, *, few_columns: bool = False, half: bool = False
     ) -> Packed:
-        """Return ``weight`` packed; ``few_columns`` is the form for linear layers of 1-3 columns.
+        """Return ``weight`` packed; ``few_columns`` is the form for linear layers of few columns.
 
         ``half`` rounds the values of that form to float16. Raises ``InputError`` where a group of 4
         has more non-zeros than ``pattern`` ("2:4" unless given) allows.

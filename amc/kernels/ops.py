@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from amc.errors import InputError
 from amc.kernels import core
@@ -56,7 +57,6 @@ def _linear(
     if plan is None:
         to = linear_geometry(x, shape)
         suiting = checked.suiting(to.columns)
-        suiting.check_columns(to.columns)
         plan = _remember(checked, key, Plan(suiting, to, x, relu, threads))
     return plan(x, bias)
 
@@ -144,5 +144,54 @@ for _name, _run, _shape in (
     _library.impl(_name, _shape, "Meta")
     _library.impl(_name, _on_cuda, "CUDA")
 
-sparse_linear = torch.ops.amc.sparse_linear.default
-sparse_conv2d = torch.ops.amc.sparse_conv2d.default
+
+def sparse_linear(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    kernel: str,
+    pattern: str,
+    shape: list[int],
+    bias: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """Return ``amc::sparse_linear``; straight away where nobody watches operators."""
+    if _watched(x):
+        y: Tensor = torch.ops.amc.sparse_linear.default(
+            x, weight, kernel, pattern, shape, bias, relu
+        )
+        return y
+    return _linear(x, weight, kernel, pattern, shape, bias, relu)
+
+
+def sparse_conv2d(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    kernel: str,
+    pattern: str,
+    shape: list[int],
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    relu: bool,
+) -> Tensor:
+    """Return ``amc::sparse_conv2d``; straight away where nobody watches operators."""
+    arguments = (x, weight, kernel, pattern, shape, bias, stride, padding, dilation, relu)
+    if _watched(x):
+        y: Tensor = torch.ops.amc.sparse_conv2d.default(*arguments)
+        return y
+    return _conv2d(*arguments)
+
+
+def _watched(x: Tensor) -> bool:
+    """Return whether a mode, a tracer or a kind of tensor has to see operators.
+
+    Without one, torch's dispatcher would take as long as a small layer itself, for nothing.
+    """
+    return (
+        type(x) is not Tensor
+        or not x.is_cpu
+        or is_in_torch_dispatch_mode()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    )

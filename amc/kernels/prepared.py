@@ -50,6 +50,8 @@ def prepare_sparse(
     The weight is random, of the template's pattern and, where its last axis is ``density``, with
     exactly that many non-zeros in a thousand. Activations have no zeros.
     """
+    from amc.kernels import ops  # which loads the kernels, and these load this module
+
     if template.op not in SPARSE_OPS:
         raise InputError(
             f"kernel {kernel.name!r} runs {' and '.join(SPARSE_OPS)}, but got {template.op}; "
@@ -63,7 +65,7 @@ def prepare_sparse(
     form = weight[3].shape[0]  # a recorded layout has its form as its length
     dense = keep_largest(_random_weight(tuple(sizes)), pattern, _sparsity(template, pattern, dims))
     packed = kernel.pack(dense, pattern, few_columns=form != SPMM, half=form == FEW_COLUMNS_HALF)
-    operator = torch.ops.amc.sparse_linear if len(sizes) == 2 else torch.ops.amc.sparse_conv2d
+    operator: Any = ops.sparse_linear if len(sizes) == 2 else ops.sparse_conv2d
     args = [
         built(x, dims, activations),
         packed.arrays,
@@ -73,7 +75,7 @@ def prepare_sparse(
         built(bias, dims, []),
         *built(tuple(options), dims, []),
     ]
-    return (lambda: operator.default(*args)), activations
+    return (lambda: operator(*args)), activations
 
 
 def _sparsity(template: OpTemplate, pattern: str, dims: Sequence[int]) -> float | None:

@@ -99,10 +99,14 @@ def test_a_spaces_budgets_are_fractions_of_dense(name: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_kernel_names_its_backend_and_runs(name: str) -> None:
+def test_a_kernel_names_its_backend(name: str) -> None:
     kernel = lookup(KERNELS, name, "kernel")
     assert isinstance(kernel.backend(), str)
     assert kernel.backend()
+
+
+def test_the_dense_kernel_runs_what_a_network_runs() -> None:
+    kernel = lookup(KERNELS, "dense", "kernel")
     op = space_of("channel")[1].structure.ops[0]
     call, activations = kernel.prepare(op.template, op.dims)
     assert activations

@@ -176,7 +176,7 @@ def test_a_weight_that_is_changed_after_its_check(pattern: str) -> None:
 
 @pytest.mark.parametrize("checked", [False, *(True for _ in COMPILED[:1])])
 def test_memory_that_was_taken_away(checked: bool) -> None:
-    kernel, x = kernel_of("2:4"), drawn(5, 150)
+    kernel, x = kernel_of("2:4"), drawn(40, 150)  # too many columns for another form
     packed = changed(packed_weight("2:4"), "values", torch.clone)
     if checked:  # by the compiled kernels: numpy, which the others use, makes torch keep memory
         kernel.run(packed, x)
@@ -241,9 +241,6 @@ def test_wrong_inputs(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
             kernel.run(conv, drawn(1, 8, 5, 5), **options)
     with pytest.raises(InputError, match="`kernel` must be 'nm'"):
         kernel_of("2:4").run(linear, drawn(2, 8))
-    few = kernel_of("2:4").pack(sparse_weight("2:4", (6, 8), 0.0), few_columns=True)
-    with pytest.raises(InputError, match="packed for 1 to 3 columns, but x has 4"):
-        kernel_of("2:4").run(few, drawn(4, 8))
 
 
 def test_weights_that_cannot_be_packed() -> None:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from amc.deploy import deployed, why_unfolded
 from amc.errors import InputError
-from amc.kernels import calls, ops
+from amc.kernels import calls
 from amc.kernels.modules import SparseConv2d, SparseLinear, layer_from_state, sparse_module
 from amc.kernels.patterns import KERNEL_OF, keep_largest
 from tests.kernels.oracle import (
@@ -108,8 +108,6 @@ def test_a_layer_for_few_columns_with_float16_values_is_saved_too(tmp_path: Path
     again, x = layer_from_state(load_file(tmp_path / "w.safetensors")), drawn(2, 30)
     assert again.values.dtype == torch.float16
     assert torch.equal(again(x), layer(x))
-    with pytest.raises(InputError, match="packed for 1 to 3 columns, but x has 4"):
-        again(drawn(4, 30))
 
 
 def test_states_with_other_keys_and_settings() -> None:
@@ -237,7 +235,8 @@ def test_operators_pass_torchs_own_checks() -> None:
         weight = [layer.values, layer.indices, layer.starts, layer.layout]
         args = (input_of(conv), weight, "csr", "csr", layer.shape, layer.bias)
         rest = (layer.stride, layer.padding, layer.dilation) if conv else ()
-        operator = ops.sparse_conv2d if conv else ops.sparse_linear
+        known = torch.ops.amc
+        operator = (known.sparse_conv2d if conv else known.sparse_linear).default
         tests = ("test_schema", "test_faketensor")
         torch.library.opcheck(operator, (*args, *rest, False), test_utils=tests)
 

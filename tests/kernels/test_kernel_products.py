@@ -150,7 +150,7 @@ def test_large(
 @given(data=st.data())
 def test_few_columns(backend: str, pattern: str, data: st.DataObject) -> None:
     rows, depth = data.draw(st.integers(1, 140), "rows"), data.draw(st.integers(1, 300), "depth")
-    columns = data.draw(st.integers(1, 3), "columns")
+    columns = data.draw(st.integers(1, 40), "columns")
     kind, seed = data.draw(KINDS, "kind"), data.draw(st.integers(0, 9), "seed")
     layer = Layer(relu=data.draw(st.booleans(), "relu"))
     bias = drawn(rows, seed=seed) if data.draw(st.booleans(), "bias") else None

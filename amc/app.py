@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import inspect as python_inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import torch
 
 from agents import AGENTS
 from amc import finish, planned
-from amc.config import SearchConfig, changed, load_yaml, parse_config
+from amc.config import LatencyConfig, SearchConfig, changed, load_yaml, parse_config
 from amc.cost import cost_of, make_budget
 from amc.criteria import CRITERIA
 from amc.data import Data
@@ -29,7 +30,8 @@ from amc.evaluators import ScoringEvaluator
 from amc.files import check_writable
 from amc.inspection import inspection
 from amc.journal import Journal
-from amc.pricing import cost_model, measure_to
+from amc.latency.device import target_path
+from amc.pricing import cost_model, measure_to, patterns_of
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
 from amc.results import write_summary
@@ -323,16 +325,25 @@ def validate(path: Path) -> dict[str, Any]:
 
 
 def measure(
-    config: SearchConfig, out: Path | None = None, reporter: Reporter | None = None
+    config: SearchConfig,
+    out: Path | None = None,
+    reporter: Reporter | None = None,
+    patterns: str = "dense",
+    allow_noisy: bool = False,
 ) -> dict[str, Any]:
-    """Measure the latency table of a task on this machine, into the cache or ``out``."""
+    """Measure the latency table of a task on this machine, into the cache or ``out``.
+
+    ``patterns`` are the sparse ones to measure too, such as ``2:4,csr``, or ``all``. Raises
+    ``InputError`` where too many points stay noisy, unless ``allow_noisy``.
+    """
     if out is not None:
         check_writable(out, "--out")
+    sparse = patterns_of(patterns)
     torch.set_num_threads(1)
     task = load_task(config.task, config.data, config.data_folder)
     space = make_space(config, task)
     latency = config.latency.model_copy(update={"target": "auto"})
-    return measure_to(task, space, latency, out, reporter or SilentReporter())
+    return measure_to(task, space, latency, out, reporter or SilentReporter(), sparse, allow_noisy)
 
 
 def train(recipe: Path, out: Path | None, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -348,3 +359,54 @@ def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dic
 
     session, _ = prepare(_frozen(config), reporter or SilentReporter())
     return bench(session, reporter or SilentReporter())
+
+
+def bench_kernels(
+    rounds: int = 25, batch_size: int = 1, threads: int = 1, reporter: Reporter | None = None
+) -> list[dict[str, Any]]:
+    """Time every kernel against dense torch and sparse libraries; return a row a kernel and shape.
+
+    ``amc.bench_kernels.summary`` sums the rows up. ``batch_size`` is of the zoo's layers.
+    """
+    from amc.bench_kernels import check_rounds, kernels
+
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, but got {value}")
+    check_rounds(rounds)
+    return kernels(reporter or SilentReporter(), rounds, batch_size, threads)
+
+
+def bench_latency(
+    tasks: Sequence[str] = (),
+    table: Path | None = None,
+    plans: int = 20,
+    seed: int = 0,
+    batch_size: int = 32,
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """Hold predicted against measured latency on random plans, dense and sparse mixed.
+
+    Of each task (``resnet20``, ``mobilenet`` and one made for this, unless named) with the table in
+    the file ``table``, which is given what it lacks; by default this machine's cached one. Returns
+    a row a plan; ``amc.bench_latency.error_table`` sums them up.
+    """
+    from amc.bench_latency import NETWORKS, Settings, latency
+
+    for name, value in (("plans", plans), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, but got {value}")
+    if table is not None:
+        check_writable(table, "--table")
+    torch.set_num_threads(1)
+    config = LatencyConfig(batch_size=batch_size)
+    settings = Settings(_task_and_space, tuple(tasks) or NETWORKS, plans, seed, config)
+    path = table or target_path("auto", torch.__version__, config.threads)
+    return latency(settings, path, reporter or SilentReporter())
+
+
+def _task_and_space(name: str) -> tuple[LoadedTask, SearchSpace]:
+    """Return a task and its space of channels."""
+    config = load_config(name)
+    task = load_task(config.task)
+    return task, make_space(config, task)

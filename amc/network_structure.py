@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from amc.deploy import deployed
 from amc.errors import InputError
-from amc.latency.measure import KernelRequest
+from amc.kernels.patterns import KEEP
 from amc.latency.ops import OpCall, OpTemplate
+from amc.latency.sampling import DENSITIES, KernelRequest
 from amc.latency.trace import trace_ops
 from amc.sites import Site
+from amc.sparsify import LayerPattern, sparse_layers, sparsified
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -86,6 +88,11 @@ class NetworkStructure:
             KernelRequest(template, tuple(tuple(sorted(w)) for w in reachable), tuple(positions))
             for template, reachable, positions in found.values()
         ]
+
+    def reachable(self, position: int) -> tuple[tuple[int, ...], ...]:
+        """Return for each axis of one operation every width that it can take, ascending."""
+        part = slices([len(op.dims) for op in self.ops])[position]
+        return tuple(tuple(sorted(self._reachable(c))) for c in range(part.start, part.stop))
 
     def _reachable(self, column: int) -> set[int]:
         """Return every value that one width of one operation can take."""
@@ -208,6 +215,47 @@ def _verify(
             f"parameter shapes at site widths {list(widths)} do not follow the sites linearly; "
             "exclude sites with sites.exclude"
         )
+
+
+def sparse_requests(
+    structure: NetworkStructure,
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    patterns: Sequence[str],
+) -> list[KernelRequest]:
+    """Return the sparse kernels that layers of ``network`` run in each of ``patterns``.
+
+    With the widths that the layers reach in ``structure``, which is of the same network and inputs,
+    and any density from 1 to 100% where the pattern leaves it free.
+    """
+    dense = deployed(network, inputs)
+    found: dict[str, tuple[OpTemplate, list[set[int]], list[int]]] = {}
+    for pattern in patterns:
+        sparsity = None if pattern in KEEP else 0.5
+        layers = {name: LayerPattern(pattern, sparsity) for name in sparse_layers(dense)}
+        for op in trace_ops(sparsified(dense, layers), inputs):
+            if op.template.kernel == "dense":
+                continue
+            axes = op.template.axes
+            entry = found.setdefault(op.kernel, (op.template, [set() for _ in axes], []))
+            for position in _positions(structure, op.layer):
+                reachable = (*structure.reachable(position), DENSITIES)
+                for widths, its in zip(entry[1], reachable, strict=False):
+                    widths.update(its)
+                entry[2].append(position)
+    return [
+        KernelRequest(template, tuple(tuple(sorted(w)) for w in widths), tuple(sorted(positions)))
+        for template, widths, positions in found.values()
+    ]
+
+
+def _positions(structure: NetworkStructure, layer: str) -> list[int]:
+    """Return where in the order of operations a layer's own product is."""
+    return [
+        position
+        for position, op in enumerate(structure.ops)
+        if op.layer == layer and op.template.op.split(".")[1] in {"conv2d", "linear"}
+    ]
 
 
 def slices(counts: Sequence[int]) -> list[slice]:

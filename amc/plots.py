@@ -39,7 +39,7 @@ def tradeoff(
 
     ``budget`` is the bound in ms, or ``None`` where the budget is not a latency.
     """
-    figure, axes = _figure(title, height=4.6)
+    figure, axes = new_figure(title, height=4.6)
     for feasible, colour, label in ((True, BLUE, "within budget"), (False, GREY, "over budget")):
         chosen = [p for p in points if p["feasible"] is feasible]
         if chosen:
@@ -102,12 +102,12 @@ def tradeoff(
     axes.set_xlabel("predicted latency of one batch (ms)")
     axes.set_ylabel("search accuracy")
     _legend_below(figure, axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def keep_ratios(path: Path, ratios: Mapping[str, float], title: str) -> None:
     """Draw the fraction of channels that each site keeps, in the order of the sites."""
-    figure, axes = _figure(title, height=max(2.2, 0.9 + 0.27 * len(ratios)))
+    figure, axes = new_figure(title, height=max(2.2, 0.9 + 0.27 * len(ratios)))
     places = range(len(ratios))
     axes.barh(places, [1.0] * len(ratios), color="#eceff2", height=0.72)
     axes.barh(places, list(ratios.values()), color=BLUE, height=0.72)
@@ -127,7 +127,7 @@ def keep_ratios(path: Path, ratios: Mapping[str, float], title: str) -> None:
     axes.set_xlim(0, 1)
     axes.grid(visible=False)
     axes.set_xlabel("keep ratio (fraction of channels kept)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def progress(path: Path, scores: Mapping[str, Sequence[float | None]], title: str) -> None:
@@ -136,7 +136,7 @@ def progress(path: Path, scores: Mapping[str, Sequence[float | None]], title: st
     ``scores[agent][i]`` is the accuracy of evaluation ``i + 1``, ``None`` where it missed the
     budget.
     """
-    figure, axes = _figure(title, height=4.2)
+    figure, axes = new_figure(title, height=4.2)
     shown: list[float] = []
     styles = ("-", "--", "-.", ":")
     for index, (agent, values) in enumerate(scores.items()):
@@ -159,7 +159,7 @@ def progress(path: Path, scores: Mapping[str, Sequence[float | None]], title: st
     axes.set_xlabel("evaluations")
     axes.set_ylabel("best search accuracy within budget")
     axes.legend(loc="lower right", fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -182,7 +182,8 @@ def best_so_far(scores: Sequence[float | None]) -> list[float | None]:
     return history
 
 
-def _figure(title: str, height: float) -> tuple[Figure, Axes]:
+def new_figure(title: str, height: float) -> tuple[Figure, Axes]:
+    """Return an empty picture, ``height`` inches high, and its axes."""
     figure = Figure(figsize=(7.6, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -212,6 +213,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     )
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write the picture to ``path``; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, metadata={"Software": None})

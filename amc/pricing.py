@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ from amc.compress import compress
 from amc.config import LatencyConfig
 from amc.deploy import deployed
 from amc.errors import InputError
+from amc.kernels.patterns import PATTERNS
 from amc.latency import LatencyTable
-from amc.latency.device import describe_device, target_path
+from amc.latency.checkpoint import checkpoint_path
+from amc.latency.device import describe_device, kernel_digest, target_path
 from amc.latency.measure import DenseNetwork, measure_table
+from amc.latency.sampling import KernelRequest
 from amc.latency.table import network_key
 from amc.network_cost import NetworkCostModel
-from amc.network_structure import NetworkStructure, network_structure
+from amc.network_structure import NetworkStructure, network_structure, sparse_requests
+from amc.registry import nearest
 from amc.reporting import Handle, Reporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask
@@ -63,21 +68,30 @@ def cost_model(
                 f"was measured with {given.threads}; set latency.threads to that"
             )
         return NetworkCostModel(structure, given)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        table = LatencyTable.load(path) if path.is_file() else None
-        measured = _complete(task, structure, latency, table, reporter)
-        if measured is not table:
-            measured.save(path)
-    return NetworkCostModel(structure, restricted(measured, structure, task))
+    measured = _complete(task, structure.kernel_requests(), latency, path, reporter)
+    own = restricted(measured, structure, task)
+    _say_noise(own, path, reporter)
+    return NetworkCostModel(structure, own)
+
+
+def _say_noise(table: LatencyTable, path: Path, reporter: Reporter) -> None:
+    """Say that a table which was measured without anybody being asked is noisy."""
+    if table.is_noisy:
+        reporter.message(
+            f"note: {table.noisy_points} points of the latency table {path} are noisy: other "
+            "programs ran while it was measured, and predictions may be some percent off; "
+            "`amc measure` on a quiet machine times them again"
+        )
 
 
 def restricted(table: LatencyTable, structure: NetworkStructure, task: LoadedTask) -> LatencyTable:
     """Return the part of ``table`` that one network's search depends on."""
     needed = {request.template.key for request in structure.kernel_requests()}
+    families = {key.partition(":")[0] for key in needed}
     own = network_key(task.network_digest, structure.batch_size)
     return replace(
         table,
+        backends={name: its for name, its in table.backends.items() if name in families},
         kernels={key: times for key, times in table.kernels.items() if key in needed},
         networks={key: time for key, time in table.networks.items() if key == own},
     )
@@ -91,32 +105,117 @@ def is_here(table: LatencyTable) -> bool:
 
 def _complete(
     task: LoadedTask,
-    structure: NetworkStructure,
+    requests: Sequence[KernelRequest],
     latency: LatencyConfig,
-    table: LatencyTable | None,
+    path: Path,
     reporter: Reporter,
+    *,
+    anew: bool = False,
+    allow_noisy: bool = True,
 ) -> LatencyTable:
+    """Return the table in ``path`` with all of ``requests``, measured and written where it lacks.
+
+    With ``anew`` what is there does not count; unless ``allow_noisy``, kernels with noisy points
+    are measured again. Killed, the same call goes on from a checkpoint beside ``path``.
+    """
     inputs = batch_of(task, latency.batch_size)
     key = network_key(task.network_digest, latency.batch_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.nullcontext() if anew else FileLock(f"{path}.lock"):
+        table = LatencyTable.load(path) if path.is_file() and not anew else None
+        if table is not None and table.is_noisy and not allow_noisy:
+            calm = {k: times for k, times in table.kernels.items() if not times.noisy}
+            table = replace(table, kernels=calm)
+        measured = measure_table(
+            requests,
+            latency.threads,
+            table,
+            [DenseNetwork(key, deployed(task.network, task.inputs), inputs)],
+            _progress(reporter),
+            checkpoint_path(path),
+            allow_noisy,
+        )
+        if measured is table:
+            return table
+        # As it will be read again: a file holds times to the nanosecond.
+        measured = LatencyTable.from_json(measured.as_json())
+        measured.save(path)
+        checkpoint_path(path).unlink(missing_ok=True)
+    return measured
+
+
+def _progress(reporter: Reporter) -> Callable[[int, int, str], None]:
     bar: Handle | None = None
     shown = (0, 0)  # done, and of how many
 
     def progress(done: int, total: int, what: str) -> None:
         nonlocal bar, shown
-        if bar is None or total != shown[1]:
+        if bar is None or total != shown[1] or done <= shown[0]:
             bar, shown = reporter.task("measuring kernels", total), (0, total)
         bar.advance(done - shown[0], what)
         shown = (done, total)
 
-    measured = measure_table(
-        structure.kernel_requests(),
-        latency.threads,
-        table,
-        [DenseNetwork(key, deployed(task.network, task.inputs), inputs)],
-        progress,
-    )
-    # As it will be read again: a file holds times to the nanosecond.
-    return table if measured is table else LatencyTable.from_json(measured.as_json())
+    return progress
+
+
+def patterns_of(names: str) -> tuple[str, ...]:
+    """Return the patterns that a list such as ``2:4,csr`` names; ``all`` is every one."""
+    if names == "all":
+        return PATTERNS
+    patterns = tuple(name for name in names.split(",") if name and name != "dense")
+    for name in patterns:
+        if name not in PATTERNS:
+            known = ["dense", *PATTERNS, "all"]
+            raise InputError(
+                f"--patterns names {name!r}, which is no pattern{nearest(name, known) or '.'} "
+                f"Known: {', '.join(known)}"
+            )
+    return tuple(dict.fromkeys(patterns))
+
+
+def all_requests(
+    task: LoadedTask, space: SearchSpace, batch_size: int, patterns: Sequence[str]
+) -> list[KernelRequest]:
+    """Return every kernel that a network of the space can run, dense and in ``patterns``."""
+    structure = structure_of(task, space, batch_size)
+    sparse = sparse_requests(structure, task.network, batch_of(task, batch_size), patterns)
+    return [*structure.kernel_requests(), *sparse]
+
+
+def complete_table(
+    task: LoadedTask,
+    space: SearchSpace,
+    latency: LatencyConfig,
+    path: Path,
+    patterns: Sequence[str],
+    reporter: Reporter,
+) -> LatencyTable:
+    """Return the table in ``path``, to which what a network of the space can run is added.
+
+    Raises ``InputError`` where it is of another machine, torch, number of threads or kernels.
+    """
+    if path.is_file():
+        _check_same(LatencyTable.load(path), path, latency.threads)
+    requests = all_requests(task, space, latency.batch_size, patterns)
+    table = _complete(task, requests, latency, path, reporter)
+    _say_noise(table, path, reporter)
+    return table
+
+
+def _check_same(table: LatencyTable, path: Path, threads: int) -> None:
+    here = describe_device()
+    for what, its, now in (
+        ("threads", table.threads, threads),
+        ("torch", table.torch_version, torch.__version__),
+        ("processor", table.device.get("cpu"), here["cpu"]),
+        ("instruction sets", table.device.get("isa"), here["isa"]),
+        ("kernel sources", table.kernel_digest[:12], kernel_digest()[:12]),
+    ):
+        if its != now:
+            raise InputError(
+                f"table {str(path)!r} was measured with other {what}: {its}, but here is {now}; "
+                "name another file, and it is measured anew"
+            )
 
 
 def measure_to(
@@ -125,27 +224,36 @@ def measure_to(
     latency: LatencyConfig,
     out: Path | None,
     reporter: Reporter,
+    patterns: Sequence[str] = (),
+    allow_noisy: bool = False,
 ) -> dict[str, Any]:
-    """Measure what a search of ``task`` needs, anew into ``out`` or into the cache."""
-    structure = structure_of(task, space, latency.batch_size)
+    """Measure what a search of ``task`` needs, anew into ``out`` or, what it lacks, into the cache.
+
+    Dense, and each layer that can run so in each of ``patterns`` too. Raises ``InputError`` where
+    too many points stay noisy, unless ``allow_noisy``.
+    """
     begin = time.perf_counter()
-    if out is None:
-        model = cost_model(task, space, latency, reporter)
-        path, table = target_path("auto", torch.__version__, latency.threads), model.table
-    else:
-        path, table = out, _complete(task, structure, latency, None, reporter)
-        table.save(out)
-    needed = [table.kernels[r.template.key] for r in structure.kernel_requests()]
+    requests = all_requests(task, space, latency.batch_size, patterns)
+    path = out or target_path("auto", torch.__version__, latency.threads)
+    table = _complete(
+        task, requests, latency, path, reporter, anew=out is not None, allow_noisy=allow_noisy
+    )
+    needed = [table.kernels[r.template.key] for r in requests]
+    errors = [times.fit_error for times in needed if times.fit_error is not None]
     return {
         "out": str(path),
         "device": table.device["cpu"],
+        "clocks": dict(table.clocks),
         "backend": table.backend,
         "threads": table.threads,
         "batch_size": latency.batch_size,
+        "patterns": ["dense", *patterns],
         "kernels": len(needed),
         "points": sum(times.seconds.size for times in needed),
         "noisy_points": sum(len(times.noisy) for times in needed),
+        "noisy": table.is_noisy,
         "median_spread": float(np.median(np.concatenate([t.spread.ravel() for t in needed]))),
+        "median_fit_error": float(np.median(errors)) if errors else None,
         "digest": table.digest,
         "measure_s": round(time.perf_counter() - begin, 2),
     }

@@ -65,26 +65,40 @@ def measure_networks(
 ) -> dict[str, Measured]:
     """Return the time of each of ``networks`` on ``inputs``, one batch, with the table's threads.
 
-    All of them, the reference operation and the ``dense`` network (its ``network_key`` and itself)
-    take turns until every median is known to 2%, for at most ``seconds_each`` a network. Nothing
-    else should run on the device meanwhile. The networks are deployed first, and never changed.
+    The networks are deployed first, and never changed; see ``measure_deployed``.
     """
     subjects = {name: deployed(network, inputs) for name, network in networks.items()}
+    yardstick = (dense[0], deployed(dense[1], inputs)) if dense else None
+    return measure_deployed(subjects, inputs, table, yardstick, seconds_each)
+
+
+def measure_deployed(
+    networks: Mapping[str, nn.Module],
+    inputs: tuple[Tensor, ...],
+    table: LatencyTable,
+    dense: tuple[str, nn.Module] | None = None,
+    seconds_each: float = 3.0,
+) -> dict[str, Measured]:
+    """Return the time of each of ``networks``, which are run as they are.
+
+    All of them, the reference operation and the ``dense`` network (its ``network_key`` and itself)
+    take turns until every median is known to 2%, for at most ``seconds_each`` a network. Nothing
+    else should run on the device meanwhile.
+    """
     known = table.networks.get(dense[0]) if dense else None
-    yardstick = deployed(dense[1], inputs) if dense and known else None
-    samples: dict[str, list[Timing]] = {name: [] for name in subjects}
+    samples: dict[str, list[Timing]] = {name: [] for name in networks}
     reference_t: list[Timing] = []
     dense_t: list[Timing] = []
     with device_settings(table.threads):
         reference = Reference()
-        end = time.monotonic() + seconds_each * (len(subjects) + 1)
+        end = time.monotonic() + seconds_each * (len(networks) + 1)
         turn = 0
         while turn < TURNS or (time.monotonic() < end and not _steady(samples, table.threads)):
             turn += 1
             reference_t += reference.timings()
-            if yardstick is not None:
-                dense_t += timed_warm(lambda: yardstick(*inputs), PER_TURN)
-            for name, network in subjects.items():
+            if dense and known:
+                dense_t += timed_warm(lambda: dense[1](*inputs), PER_TURN)
+            for name, network in networks.items():
                 samples[name] += timed_warm(lambda n=network: n(*inputs), PER_TURN)  # type: ignore[misc]
     factor = settled(reference_t, table.threads).median / table.reference_s
     if known:

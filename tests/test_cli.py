@@ -135,7 +135,7 @@ def test_every_command_has_json_and_help() -> None:
     ("arguments", "word"),
     [
         (["search", "q.yaml", "--explain"], "--explain is not built yet"),
-        (["bench", "kernels"], "'kernels' is not built yet"),
+        (["bench", "evaluation"], "'evaluation' is not built yet"),
         (["bench", "wrkers"], "did you mean 'workers'?"),
     ],
 )

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from amc.deploy import deployed
-from amc.latency import LatencyTable
-from amc.latency import measure as measuring
+from amc.latency import LatencyTable, sampling
 from amc.latency.clock import Timing, settled
 from amc.latency.measure import KernelRequest, measure_table
 from amc.latency.session import DenseNetwork, Point, Session
@@ -76,8 +75,8 @@ def test_progress_ends_at_its_total(table: LatencyTable) -> None:
 
 
 def test_large_kernels_get_a_grid_from_their_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "FULL_GRID", 4)
-    monkeypatch.setattr(measuring, "MOST_POINTS", 6)
+    monkeypatch.setattr(sampling, "FULL_GRID", 4)
+    monkeypatch.setattr(sampling, "MOST_POINTS", 6)
     op = trace_ops(deployed(NETWORK), INPUTS)[2]
     widths = tuple(range(1, 9))
     table = measure_table([KernelRequest(op.template, (widths, widths))], 1)
@@ -88,7 +87,7 @@ def test_large_kernels_get_a_grid_from_their_curves(monkeypatch: pytest.MonkeyPa
 
 def test_turns_hold_every_point_and_look_like_the_network() -> None:
     ops = trace_ops(deployed(NETWORK), INPUTS)
-    session = Session([op.template.op for op in ops], 1, (), lambda *_: None)
+    session = Session([op.template.name for op in ops], 1, (), lambda *_: None)
     points: list[Point] = [(ops[0].template, (2, width)) for width in range(1, 8)]
     points += [(ops[1].template, (4,)), (ops[2].template, (8, 4))]
     turns = session._turns(points)

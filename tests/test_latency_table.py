@@ -29,7 +29,7 @@ def table() -> LatencyTable:
         device={"cpu": "a cpu", "isa": ["avx2"], "cores": 2},
         threads=1,
         torch_version="2.13.0",
-        backend="torch-2.13.0/oneDNN",
+        backends={"dense": "torch-2.13.0/oneDNN", "nm": "c-avx2"},
         kernel_digest="0" * 64,
         reference_s=1e-3,
         call_overhead_s={"layer": 1e-6, "function": 0.0},

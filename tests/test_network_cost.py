@@ -76,7 +76,7 @@ def invented(structure: NetworkStructure) -> LatencyTable:
         kernels[request.template.key] = KernelTimes(
             request.template.axes, request.reachable, seconds, spread, 9
         )
-    return LatencyTable({}, 1, "", "", "", 1.0, {}, kernels, {})
+    return LatencyTable({}, 1, "", {}, "", 1.0, {}, kernels, {})
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -129,7 +129,7 @@ def test_a_width_that_is_not_legal_is_refused() -> None:
 def test_a_table_that_lacks_a_kernel_is_refused_at_once() -> None:
     sites, build, inputs = made("resnet8")
     structure = network_structure(build, sites, inputs)
-    table = LatencyTable({}, 1, "", "", "", 1.0, {}, {}, {})
+    table = LatencyTable({}, 1, "", {}, "", 1.0, {}, {}, {})
     with pytest.raises(InputError, match="never measured"):
         NetworkCostModel(structure, table)
 

@@ -12,7 +12,7 @@ INPUTS = (torch.rand(2, 4),)
 
 def table(reference_s: float = 1e-4, dense_s: float = 1e-5) -> LatencyTable:
     networks = {"dense/batch2": NetworkTime(dense_s, 0.0, 40)}
-    return LatencyTable({}, 1, "", "", "", reference_s, {}, {}, networks)
+    return LatencyTable({}, 1, "", {}, "", reference_s, {}, {}, networks)
 
 
 def test_several_networks_share_one_session_and_one_clock() -> None:

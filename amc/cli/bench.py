@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,15 +13,33 @@ from amc.errors import InputError
 from amc.registry import nearest
 from amc.reporting import Reporter
 
-BUILT = ("workers",)
-PLANNED = ("kernels", "latency", "evaluation")
+BUILT = ("kernels", "latency", "workers")
+PLANNED = ("evaluation",)
 
 
 def bench(
-    subject: Annotated[str, typer.Argument(help="What to time: workers.")],
+    subject: Annotated[str, typer.Argument(help=f"What to time: {', '.join(BUILT)}.")],
     source: Annotated[
-        str, typer.Argument(metavar="[TASK|CONFIG]", help="With which network.")
-    ] = "resnet20",
+        str | None,
+        typer.Argument(
+            metavar="[TASK|CONFIG]", help="With which network; resnet20 or, for latency, several."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The network, also your own: package.module:factory.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="latency: the file of the table; else the user's cache folder."),
+    ] = None,
+    plans: Annotated[int, typer.Option(help="latency: how many random plans a network.")] = 20,
+    seed: Annotated[int, typer.Option(help="latency: of the random plans.")] = 0,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images a batch: latency 32 unless given, kernels (zoo's layers) 1."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="kernels: of interleaved timings.")] = 25,
+    threads: Annotated[int, typer.Option(help="kernels: of torch and of ours.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Time a part of this software on this machine."""
@@ -29,10 +48,44 @@ def bench(
         if subject in PLANNED:
             raise InputError(f"bench {subject!r} is not built yet; built: {', '.join(BUILT)}")
         if subject not in BUILT:
-            hint = nearest(subject, list(BUILT))
-            raise InputError(f"bench {subject!r} is unknown{hint or '; known: workers'}")
+            hint = nearest(subject, list(BUILT)) or f"; known: {', '.join(BUILT)}"
+            raise InputError(f"bench {subject!r} is unknown{hint}")
         from amc import app
 
-        return app.bench_workers(app.load_config(source), reporter)
+        name = task or source
+        if subject == "kernels":
+            return app.bench_kernels(rounds, batch_size or 1, threads, reporter)
+        if subject == "latency":
+            tasks = (name,) if name else ()
+            return app.bench_latency(tasks, table, plans, seed, batch_size or 32, reporter)
+        return app.bench_workers(app.load_config(name or "resnet20"), reporter)
 
-    answer(work, show_facts, as_json)
+    show = {"latency": _show_latency, "kernels": _show_kernels}.get(subject, show_facts)
+    answer(work, show, as_json)
+
+
+def _show_kernels(rows: list[dict[str, Any]]) -> None:
+    """Print the geometric means of ``amc bench kernels`` and what ran."""
+    from amc.bench_kernels import summary
+    from amc.kernels import core
+
+    show_facts({"backend": core.backend(), "rows": len(rows)})
+    show_facts(summary(rows))
+
+
+def _show_latency(rows: list[dict[str, Any]]) -> None:
+    """Print the error table of ``amc bench latency``, a network a block."""
+    from amc.bench_latency import error_table
+
+    first = rows[0]
+    show_facts(
+        {
+            "backend": first["backend"],
+            "batch_size": first["batch_size"],
+            "threads": first["threads"],
+            "table": "noisy" if first["noisy_table"] else "calm",
+        }
+    )
+    for facts in error_table(rows):
+        print()
+        show_facts(facts)

@@ -1,13 +1,16 @@
 """How long operations take on a device: a table of measured times, usable without the rest of amc.
 
-``LatencyTable.load(path)`` and ``table.latency(op)`` need numpy alone; only what runs operations
-(``amc.latency.trace``, ``amc.latency.measure``) loads torch.
+``LatencyTable.load(path)`` and ``table.latency(op)`` need numpy alone, as does ``python -m
+amc.latency TABLE OPS.json`` (docs/latency.md); only what runs operations (``amc.latency.trace``,
+``amc.latency.measure``) loads torch and other parts of amc.
 """
 
 from __future__ import annotations
 
+from amc.latency.operation import Operation
 from amc.latency.ops import OpCall, Operand, OpTemplate, Width
-from amc.latency.table import KernelTimes, LatencyTable, NetworkTime
+from amc.latency.table import LatencyTable, NetworkTime
+from amc.latency.times import KernelTimes
 
 __all__ = [
     "KernelTimes",
@@ -16,5 +19,6 @@ __all__ = [
     "OpCall",
     "OpTemplate",
     "Operand",
+    "Operation",
     "Width",
 ]

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from amc.errors import InputError
@@ -16,7 +17,7 @@ TARGETS = Path(__file__).resolve().parent.parent / "targets"
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
 # Raised when a change of amc.latency.measure changes the times that it reports.
-PROTOCOL = 1
+PROTOCOL = 2
 
 ISA = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
 
@@ -37,6 +38,21 @@ def describe_device() -> dict[str, Any]:
         "isa": [name for name in ISA if name in flags],
         "cores": usable_cores(),
     }
+
+
+def describe_clocks() -> dict[str, Any]:
+    """Return the median clock of the cores now, in MHz, and what governs it, as far as it says."""
+    clocks: dict[str, Any] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+        found = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)$", text, re.MULTILINE)
+        if found:
+            clocks["mhz"] = round(median(map(float, found)))
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor.exists():
+        clocks["governor"] = governor.read_text(encoding="utf-8").strip()
+    return clocks
 
 
 def usable_cores() -> int:

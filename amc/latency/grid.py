@@ -38,16 +38,32 @@ def interpolate(grid: Sequence[Sequence[int]], values: Floats, points: Ints) -> 
     return result
 
 
+def monotone(values: Floats) -> Floats:
+    """Return ``values`` made to fall nowhere along any axis.
+
+    Halfway between the lowest monotone bound from above and the highest one from below, so that
+    noise moves a number up as often as down; what ascends already stays as it is.
+    """
+    above, below = values, values
+    for axis in range(values.ndim):
+        above = np.maximum.accumulate(above, axis=axis)
+        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis=axis), axis)
+    result: Floats = (above + below) / 2
+    return result
+
+
 def thin(
     widths: Sequence[Sequence[int]], curves: Sequence[Floats], tolerance: float, most: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Return few of the ``widths`` of each axis, between which straight lines fit its curve.
+    """Return few of the ``widths`` of each axis, between which straight lines fit its curves.
 
-    ``curves[a]`` holds the seconds at ``widths[a]``, every other axis at its largest. The width
-    furthest from the lines is added, on whichever axis it is, until none is further than
-    ``tolerance``, a relative error, or the product grid would exceed ``most`` points. The first and
-    the last width always stay. Stairs, which blocked kernels have, keep both ends of their steps.
+    ``curves[a]`` holds the seconds at ``widths[a]``, ``[n]`` or several curves ``[lines, n]``, the
+    other axes at their largest, say. The width furthest from the lines is added, on whichever axis
+    it is, until none is further than ``tolerance``, a relative error, or the product grid would
+    exceed ``most`` points. The first and the last width always stay. Stairs, which blocked kernels
+    have, keep both ends of their steps.
     """
+    curves = [np.atleast_2d(curve) for curve in curves]
     kept = [{0, len(marks) - 1} for marks in widths]
     while True:
         worst = max(
@@ -65,10 +81,11 @@ def thin(
 
 
 def _furthest(
-    widths: Sequence[int], seconds: Floats, kept: set[int], axis: int
+    widths: Sequence[int], curves: Floats, kept: set[int], axis: int
 ) -> tuple[float, int, int]:
     """Return (relative error, axis, index) of the width that straight lines fit worst."""
     at, marks = np.asarray(widths, dtype=np.float64), sorted(kept)
-    errors = np.abs(np.interp(at, at[marks], seconds[marks]) / seconds - 1)
+    fits = np.array([np.interp(at, at[marks], curve[marks]) for curve in curves])
+    errors = np.abs(fits / curves - 1).max(axis=0)
     index = int(np.argmax(errors))
     return float(errors[index]), axis, index

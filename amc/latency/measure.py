@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
-from math import prod
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from amc.deploy import deployed
-from amc.kernels.dense import Dense
-from amc.latency.clock import settled
-from amc.latency.device import describe_device, kernel_digest
-from amc.latency.grid import thin
-from amc.latency.ops import OpTemplate
-from amc.latency.session import DenseNetwork, Point, Progress, Session, device_settings
-from amc.latency.table import KernelTimes, LatencyTable, NetworkTime, missing
-from amc.latency.trace import trace_ops
+from amc.errors import InputError
+from amc.kernels import KERNELS
+from amc.latency.checkpoint import Checkpoint
+from amc.latency.clock import Settled, settled
+from amc.latency.device import describe_clocks, describe_device, kernel_digest
+from amc.latency.operation import described
+from amc.latency.overhead import call_overhead
+from amc.latency.sampling import KernelRequest, Sampled, refine, sample
+from amc.latency.session import (
+    EVICTED_BYTES,
+    DenseNetwork,
+    Kernel,
+    Point,
+    Progress,
+    Session,
+    device_settings,
+)
+from amc.latency.table import NOISY_SHARE, LatencyTable, NetworkTime, missing
+from amc.latency.times import KernelTimes
+from amc.registry import lookup
 
-__all__ = ["DenseNetwork", "KernelRequest", "call_overhead", "measure_table"]
+__all__ = ["DenseNetwork", "KernelRequest", "measure_table"]
 
 PASSES, REPEATS = 2, 6  # a machine drifts: the same point is timed at different times
-MORE_REPEATS = 12  # for the most uncertain points, at most a quarter of all
-FULL_GRID = 49  # kernels with no more points than this are timed at every reachable width
-TOLERANCE = 0.03  # of the straight lines between the points of a thinned grid
-UNCERTAIN = 0.05  # half the width, relative, of a median's 95% interval above which it is noisy
-MOST_CANDIDATES = 64  # widths of an axis that are looked at
-MOST_POINTS = 180  # of a thinned grid
-CURVE_REPEATS = 5
+MORE_REPEATS = 8  # of every noisy point, in each round
+ROUNDS = 3
+# A median is noisy where half its 95% interval is above all three: a share of itself, one of the
+# whole dense network, and what timing a call is itself uncertain by. Fifty operations that are each
+# wrong by a thousandth of a network make its sum wrong by less than a hundredth.
+UNCERTAIN, NEGLIGIBLE, NEGLIGIBLE_S = 0.05, 0.001, 2e-6
 DENSE_REPEATS = 40
-CHAIN = 40  # calls in the networks on which the overhead of a call is measured
-CHAIN_REPEATS = 30
 
-Grid = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class KernelRequest:
-    """A kernel, and for each of its axes the ascending widths that a search can ask for.
-
-    ``positions`` are its places in the order of the network's operations.
-    """
-
-    template: OpTemplate
-    reachable: Grid
-    positions: tuple[int, ...] = (0,)
+PROTOCOL = {
+    "timing": f"calls take turns in the network's order, {PASSES} times {REPEATS} a point, after "
+    f"one that warms up; noisy points {MORE_REPEATS} more in each of {ROUNDS} rounds",
+    "inputs": "written anew just before each call, as the operation before does in a network",
+    "weights": "as warm or cold as the other operations of a turn leave them",
+    "clock": "times are in units of a fixed convolution timed in the same turn",
+    "interrupted": "timings during which the thread was off the processor do not count",
+    "noisy": f"half of a median's 95% interval above {UNCERTAIN:.0%} of itself and "
+    f"{NEGLIGIBLE:.1%} of the dense network's time",
+    "warm_s": "median of the largest point called at once again",
+    "cold_s": f"median of the same after {EVICTED_BYTES >> 20} MiB of other data were read",
+}
 
 
 def measure_table(
@@ -56,54 +65,182 @@ def measure_table(
     table: LatencyTable | None = None,
     dense: Sequence[DenseNetwork] = (),
     progress: Progress = lambda done, total, what: None,
+    checkpoint: Path | None = None,
+    allow_noisy: bool = True,
 ) -> LatencyTable:
     """Return ``table`` (or a new one) with every request measured that it lacks.
 
     ``progress(done, total, what)`` is called as it goes. New times are brought to the clock of the
-    table's first session by the reference operation.
+    table's first session by the reference operation. What is timed is kept in the file
+    ``checkpoint``, from which the same call goes on; the caller removes it once the table is
+    written. Raises ``InputError`` where the table is noisy though not ``allow_noisy``.
     """
+    table = table and _of_these_backends(table, requests)
     wanted = [
-        KernelRequest(r.template, _union(r, table), r.positions)
+        replace(r, reachable=_union(r, table))
         for r in requests
         if table is None or missing(table, r.template.key, r.reachable)
     ]
     fresh = [d for d in dense if table is None or d.key not in table.networks]
     if table is not None and not wanted and not fresh:
         return table
-    places = sorted((p, r.template.op) for r in wanted for p in r.positions)
-    session = Session([op for _, op in places], threads, fresh, progress)
+    record = Checkpoint(checkpoint, _facts(wanted, fresh, threads, table))
+    wanted.sort(key=lambda request: request.positions[0])
+    places = sorted({(p, r.template.name) for r in wanted for p in r.positions})
+    session = Session([name for _, name in places], threads, fresh, progress, record)
     with device_settings(threads):
-        grids = _grids(session, wanted)
-        points = [(r.template, dims) for r, grid in grids for dims in product(*grid)]
-        for _ in range(PASSES):
-            session.time(points, REPEATS, "timing kernels")
-        _time_again(session, points)
+        sampled = sample(session, wanted)
+        points = [point for its in sampled for point in its.points]
+        _time(session, points)
+        added = refine(session, sampled)
+        _time(session, added)
+        negligible_s = _negligible_s(session, table)
+        rounds = ROUNDS * max(1, record.refusals + (not allow_noisy))
+        _time_noisy(session, points + added, negligible_s, rounds)
         while not session.reference_s or any(
             len(session.networks[d.key]) < DENSE_REPEATS for d in fresh
         ):
             session.time_turn([], REPEATS)
-        table = table or _empty(threads, float(np.median(session.reference_s)))
-    return table.merged(
-        {r.template.key: _times(session, r, grid, table) for r, grid in grids},
-        {d.key: _network_time(session, d, table) for d in fresh},
+        table = _with_overhead(table or _empty(threads, session), wanted)
+        measured = table.merged(
+            {
+                its.request.template.key: _times(session, its, table, negligible_s)
+                for its in sampled
+            },
+            {d.key: _network_time(session, d, table) for d in fresh},
+        )
+    if measured.is_noisy and not allow_noisy:
+        record.refuse()
+        raise InputError(_too_noisy(measured, checkpoint))
+    return measured
+
+
+def _time(session: Session, points: Sequence[Point]) -> None:
+    for _ in range(PASSES):
+        session.time(points, REPEATS, "timing kernels")
+
+
+def _negligible_s(session: Session, table: LatencyTable | None) -> float:
+    """Return the doubt about one operation that no whole network would show, seconds."""
+    unit = float(np.median(session.reference_s)) if session.reference_s else 0.0
+    timed = [settled(its, session.threads).median * unit for its in session.networks.values()]
+    known = [network.latency_s for network in table.networks.values()] if table else []
+    return max(NEGLIGIBLE_S, NEGLIGIBLE * min([*timed, *known], default=0.0))
+
+
+def _time_noisy(
+    session: Session, points: Sequence[Point], negligible_s: float, rounds: int
+) -> None:
+    """Time noisy points again, for at most so many rounds."""
+    for turn in range(rounds):
+        noisy = [p for p in points if _is_noisy(session, session.settled(p), negligible_s)]
+        if not noisy:
+            return
+        session.time(noisy, MORE_REPEATS, f"timing noisy kernels again, round {turn + 1}")
+
+
+def _is_noisy(session: Session, point: Settled, negligible_s: float) -> bool:
+    seconds = point.interval * point.median * float(np.median(session.reference_s))
+    return point.interval > UNCERTAIN and seconds > negligible_s
+
+
+def _too_noisy(table: LatencyTable, checkpoint: Path | None) -> str:
+    points = sum(times.seconds.size for times in table.kernels.values())
+    again = f" (it goes on from {checkpoint})" if checkpoint else ""
+    return (
+        f"{table.noisy_points} of {points} points stayed noisy after {ROUNDS} rounds, more than "
+        f"{NOISY_SHARE:.0%}: the medians are uncertain by over {UNCERTAIN:.0%}, so no table was "
+        f"written; end other programs and run again{again}, or accept it with --allow-noisy, which "
+        "writes it marked noisy"
     )
 
 
-def _empty(threads: int, reference_s: float) -> LatencyTable:
+def _backends(requests: Sequence[KernelRequest]) -> dict[str, str]:
+    """Return what runs each family of kernels here and now."""
+    kernels: dict[str, Kernel] = {
+        name: lookup(KERNELS, name, "kernel")
+        for name in sorted({"dense", *(r.template.kernel for r in requests)})
+    }
+    return {name: kernel.backend() for name, kernel in kernels.items()}
+
+
+def _of_these_backends(table: LatencyTable, requests: Sequence[KernelRequest]) -> LatencyTable:
+    """Return ``table`` without the kernels that something else runs now."""
+    now = _backends(requests)
+    other = {name for name, its in now.items() if table.backends.get(name, its) != its}
+    if not other:
+        return table
+    return replace(
+        table,
+        kernels={k: t for k, t in table.kernels.items() if k.partition(":")[0] not in other},
+        backends={name: its for name, its in table.backends.items() if name not in other},
+        call_overhead_s={k: v for k, v in table.call_overhead_s.items() if k != "sparse"},
+    )
+
+
+def _facts(
+    wanted: Sequence[KernelRequest],
+    fresh: Sequence[DenseNetwork],
+    threads: int,
+    table: LatencyTable | None,
+) -> dict[str, Any]:
+    """Return everything that a sitting depends on beside its timings."""
+    return {
+        "kernels": [[r.template.key, r.reachable, r.positions] for r in wanted],
+        "networks": [d.key for d in fresh],
+        "threads": threads,
+        "torch": torch.__version__,
+        "backends": _backends(wanted),
+        "kernel_digest": kernel_digest(),
+        "device": describe_device(),
+        "table": table and table.digest,
+    }
+
+
+def _empty(threads: int, session: Session) -> LatencyTable:
+    low, middle, high = np.percentile(session.reference_s, (5, 50, 95))
     return LatencyTable(
         device=describe_device(),
         threads=threads,
         torch_version=torch.__version__,
-        backend=Dense.backend(),
+        backends={},
         kernel_digest=kernel_digest(),
-        reference_s=reference_s,
-        call_overhead_s=call_overhead(threads, reference_s),
+        reference_s=float(middle),
+        call_overhead_s={},
         kernels={},
         networks={},
+        clocks={**describe_clocks(), "reference_drift": round(float((high - low) / middle), 4)},
+        versions=_versions(),
+        protocol=PROTOCOL,
     )
 
 
-def _union(request: KernelRequest, table: LatencyTable | None) -> Grid:
+def _versions() -> dict[str, str]:
+    try:
+        own = version("amc")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {
+        "amc": own,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _with_overhead(table: LatencyTable, wanted: Sequence[KernelRequest]) -> LatencyTable:
+    """Return ``table`` with backend and call overhead of every kind of call that is wanted."""
+    kinds = {"layer", "function", *(r.template.call_kind for r in wanted)}
+    lacking = sorted(kinds - set(table.call_overhead_s))
+    more = call_overhead(table.threads, table.reference_s, lacking)
+    return replace(
+        table,
+        backends={**table.backends, **_backends(wanted)},
+        call_overhead_s={**table.call_overhead_s, **more},
+    )
+
+
+def _union(request: KernelRequest, table: LatencyTable | None) -> tuple[tuple[int, ...], ...]:
     """Return the widths to measure: those asked for, and those of the grid that is replaced."""
     known = table.kernels.get(request.template.key) if table else None
     if known is None:
@@ -114,110 +251,34 @@ def _union(request: KernelRequest, table: LatencyTable | None) -> Grid:
     )
 
 
-def _grids(session: Session, requests: Sequence[KernelRequest]) -> list[tuple[KernelRequest, Grid]]:
-    """Return a grid a request: all reachable widths, or those that the measured curves need."""
-    profiles = {
-        r.template.key: _profiles(tuple(_candidates(widths) for widths in r.reachable))
-        for r in requests
-        if len(r.reachable) > 1 and prod(map(len, r.reachable)) > FULL_GRID
-    }
-    points = dict.fromkeys(
-        (r.template, dims)
-        for r in requests
-        for line in profiles.get(r.template.key, ())
-        for dims in line
-    )
-    session.time(list(points), CURVE_REPEATS, "looking at curves")
-    chosen = []
-    for request in requests:
-        grid = tuple(_candidates(widths) for widths in request.reachable)
-        if request.template.key in profiles:
-            curves = [
-                session.curve(request.template, line) for line in profiles[request.template.key]
-            ]
-            grid = thin(grid, curves, TOLERANCE, MOST_POINTS)
-        chosen.append((request, grid))
-    return chosen
-
-
-def _candidates(widths: Sequence[int]) -> tuple[int, ...]:
-    """Return at most about ``MOST_CANDIDATES`` of ``widths``, the first and the last included."""
-    step = -(-len(widths) // MOST_CANDIDATES)
-    # An odd step meets every remainder of a blocked kernel's block; an even one only its fast ones.
-    step += 1 - step % 2
-    return tuple(sorted({*widths[::step], widths[-1]}))
-
-
-def _profiles(grid: Grid) -> list[list[tuple[int, ...]]]:
-    """Return for each axis the points along it, every other axis at its largest width."""
-    top = [widths[-1] for widths in grid]
-    return [
-        [(*top[:axis], width, *top[axis + 1 :]) for width in widths]
-        for axis, widths in enumerate(grid)
-    ]
-
-
-def _time_again(session: Session, points: Sequence[Point]) -> None:
-    doubt = {i: session.settled(point).interval for i, point in enumerate(points)}
-    worst = sorted(doubt, key=lambda i: -doubt[i])[: len(points) // 4]
-    noisy = [points[i] for i in sorted(worst) if doubt[i] > UNCERTAIN]
-    session.time(noisy, MORE_REPEATS, "timing noisy kernels again")
-
-
-def _times(
-    session: Session,
-    request: KernelRequest,
-    grid: Grid,
-    table: LatencyTable,
-) -> KernelTimes:
-    call_s = table.call_overhead_s["layer" if request.template.has_weights else "function"]
-    shape = tuple(len(marks) for marks in grid)
-    points = [session.settled((request.template, dims)) for dims in product(*grid)]
+def _times(session: Session, its: Sampled, table: LatencyTable, negligible_s: float) -> KernelTimes:
+    template = its.request.template
+    call_s = table.call_overhead_s[template.call_kind]
+    shape = tuple(len(marks) for marks in its.grid)
+    points = [session.settled((template, dims)) for dims in product(*its.grid)]
     medians = np.array([point.median for point in points]).reshape(shape) * table.reference_s
+    largest = tuple(marks[-1] for marks in its.grid)
+    warm, cold = session.caches((template, largest))
+    errors = its.errors(session)
     return KernelTimes(
-        axes=request.template.axes,
-        grid=grid,
+        axes=template.axes,
+        grid=its.grid,
         # A call on the smallest operands, whose overhead may be negative, still takes some time.
         seconds=np.maximum(medians + call_s, medians / 4),
         spread=np.array([point.spread for point in points]).reshape(shape),
         repeats=min(len(point.seconds) for point in points),
-        noisy=tuple(i for i, point in enumerate(points) if point.interval > UNCERTAIN),
+        noisy=tuple(i for i, point in enumerate(points) if _is_noisy(session, point, negligible_s)),
+        what=described(template),
+        is_monotone=its.request.is_monotone,
+        caches={
+            "widths": list(largest),
+            "warm_s": warm * table.reference_s,
+            "cold_s": cold * table.reference_s,
+        },
+        fit_error=float(errors.max()) if errors.size else None,
     )
 
 
 def _network_time(session: Session, dense: DenseNetwork, table: LatencyTable) -> NetworkTime:
     timings = settled(session.networks[dense.key], session.threads)
     return NetworkTime(timings.median * table.reference_s, timings.spread, len(timings.seconds))
-
-
-class _Functions(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        for _ in range(CHAIN):
-            x = nn.functional.relu(x)
-        return x
-
-
-def call_overhead(threads: int, reference_s: float) -> dict[str, float]:
-    """Return what a call costs inside a network beyond what ``session`` times, seconds (or < 0).
-
-    Of a "layer" (a module with weights) and of a "function". Measured on chains of operations so
-    small that calling them is all there is, and in the session's own way.
-    """
-    chains = {
-        "layer": nn.Sequential(*[nn.Conv2d(4, 4, 1) for _ in range(CHAIN)]),
-        "function": _Functions(),
-    }
-    return {
-        kind: _overhead(deployed(chain), threads) * reference_s for kind, chain in chains.items()
-    }
-
-
-def _overhead(network: nn.Module, threads: int) -> float:
-    inputs = (torch.ones(1, 4, 2, 2).to(memory_format=torch.channels_last),)
-    points = [(op.template, op.dims) for op in trace_ops(network, inputs)]
-    dense = DenseNetwork("", network, inputs)
-    session = Session([], threads, (dense,), lambda done, total, what: None)
-    for _ in range(CHAIN_REPEATS):
-        session.time_turn(points, 3)
-    alone = sum(session.settled(point).median for point in points)
-    return (settled(session.networks[""], threads).median - alone) / len(points)

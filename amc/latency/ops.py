@@ -59,6 +59,7 @@ class Operand:
 class OpTemplate:
     """An operation with free widths: ``op`` is a torch overload's name, ``axes`` names the widths.
 
+    An axis ``density`` is no width: it counts the stored weights, in thousandths of all.
     ``args`` and ``kwargs`` hold ``Operand``, ``Width``, plain values, and tuples of them.
     ``kernel`` is the name in ``amc.kernels.KERNELS`` of what runs it.
     """
@@ -78,9 +79,17 @@ class OpTemplate:
         return f"{self.kernel}:{name}({', '.join(parts)})"
 
     @property
-    def has_weights(self) -> bool:
-        """Whether the operation belongs to a layer with weights."""
-        return any(isinstance(value, Operand) and value.is_weight for value in self.args)
+    def name(self) -> str:
+        """The operation's own name, the same for every kernel: ``conv2d``, ``linear``, ``relu``."""
+        return self.op.split(".")[1].removeprefix("sparse_")
+
+    @property
+    def call_kind(self) -> str:
+        """What calling it costs: as a "sparse" layer, a "layer" with weights, or a "function"."""
+        if self.kernel != "dense":
+            return "sparse"
+        weights = any(isinstance(value, Operand) and value.is_weight for value in self.args)
+        return "layer" if weights else "function"
 
 
 @dataclass(frozen=True)

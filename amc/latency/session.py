@@ -4,7 +4,8 @@ How an operation is timed decides whether a table is right. Each call runs once,
 a turn goes through operations in the network's order, each of another shape, so that code and
 weights are as warm or cold as they are there; and what a call reads is rewritten just before it,
 because in a network the operation before has just written it. A fixed reference operation takes
-part in every turn and is the unit of time: machines drift by 10% and more.
+part in every turn and is the unit of time: machines drift by 10% and more. Other ways of calling
+(at once again, or with caches full of other data) are timed once a kernel, to be known.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from amc.kernels import KERNELS
-from amc.kernels.dense import Dense
+from amc.latency.checkpoint import Checkpoint, Turn
 from amc.latency.clock import Settled, Timing, settled, timed, timed_warm
 from amc.latency.grid import Floats
 from amc.latency.ops import OpTemplate
@@ -30,9 +31,27 @@ from amc.registry import lookup
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DENSE_EVERY = 3  # turns between two timings of the dense networks
+EVICTED_BYTES = 16 << 20  # read between two calls to fill a core's own caches with other data
+CACHE_REPEATS = 5
 
 Progress = Callable[[int, int, str], None]
 Point = tuple[OpTemplate, tuple[int, ...]]
+
+
+class Kernel(Protocol):
+    """What measuring needs of an entry of ``amc.kernels.KERNELS``."""
+
+    @staticmethod
+    def backend() -> str:
+        """Return the name of what runs."""
+        ...
+
+    @staticmethod
+    def prepare(
+        template: OpTemplate, dims: Sequence[int]
+    ) -> tuple[Callable[[], Any], list[Tensor]]:
+        """Return a call of the operation at ``dims``, and the activations that it reads."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,13 +69,16 @@ class Session:
 
     The unit is the reference operation's time in the same turn, so a clock that drifts cancels out;
     ``reference_s`` lists that time for every turn, seconds.
-    ``sequence`` names the network's operations in its order; points are timed in layer order.
+    ``sequence`` names the network's operations (``OpTemplate.name``) in its order; points are timed
+    in layer order, a dense or a sparse one at each place: a turn is as long as a network, and
+    leaves as much of it in the caches. Turns that ``checkpoint`` has on record are taken from it.
     """
 
     sequence: Sequence[str]
     threads: int
     dense: Sequence[DenseNetwork]
     progress: Progress
+    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None, {}))
     reference_s: list[float] = field(default_factory=list)
     networks: dict[str, list[Timing]] = field(default_factory=dict)
     points: dict[tuple[str, tuple[int, ...]], list[Timing]] = field(default_factory=dict)
@@ -77,7 +99,7 @@ class Session:
         """
         by_op: dict[str, list[tuple[float, int, Point]]] = {}
         for order, (quantile, point) in enumerate(_by_size(points)):
-            by_op.setdefault(point[0].op, []).append((quantile, order, point))
+            by_op.setdefault(point[0].name, []).append((quantile, order, point))
         places = {op: max(self.sequence.count(op), 1) for op in by_op}
         turns = max((-(-len(its) // places[op]) for op, its in by_op.items()), default=0)
         lists = []
@@ -88,26 +110,55 @@ class Session:
 
     def time_turn(self, points: Sequence[Point], repeats: int) -> None:
         """Go through ``points`` ``repeats`` times, then run the dense networks."""
+        turn = self.checkpoint.replayed(points)
+        if turn is None:
+            turn = self._timed_turn(points, repeats)
+            self.checkpoint.record(points, turn)
+        self.reference_s.append(turn.reference_s)
+        for point, timings in zip(points, turn.points, strict=True):
+            self._samples(point).extend(timings)
+        for key, timings in turn.networks.items():
+            self.networks.setdefault(key, []).extend(timings)
+
+    def _timed_turn(self, points: Sequence[Point], repeats: int) -> Turn:
         calls = [prepare(*point) for point in points]
-        turn: list[list[Timing]] = [[] for _ in points]
+        timings: list[list[Timing]] = [[] for _ in points]
         clock: list[Timing] = []
         networks: dict[str, list[Timing]] = {}
         reference = Reference()
         for _ in range(repeats + 1):
-            for timings, (call, activations) in zip(turn, calls, strict=True):
+            for its, (call, activations) in zip(timings, calls, strict=True):
                 refresh(activations)
-                timings.append(timed(call))
+                its.append(timed(call))
             clock += reference.timings()
         for dense in self.dense if len(self.reference_s) % DENSE_EVERY == 0 else ():
             networks[dense.key] = timed_warm(lambda d=dense: d.network(*d.inputs), 4)  # type: ignore[misc]
             clock += reference.timings()
         # The first call of each builds its kernel, and says nothing.
-        now_s = settled(clock, self.threads).median
-        self.reference_s.append(now_s)
-        for point, timings in zip(points, turn, strict=True):
-            self._samples(point).extend(t.scaled(1 / now_s) for t in timings[1:])
-        for key, timings in networks.items():
-            self.networks.setdefault(key, []).extend(t.scaled(1 / now_s) for t in timings)
+        unit = settled(clock, self.threads).median
+        return Turn(
+            unit,
+            [[t.scaled(1 / unit) for t in its[1:]] for its in timings],
+            {key: [t.scaled(1 / unit) for t in its] for key, its in networks.items()},
+        )
+
+    def caches(self, point: Point) -> tuple[float, float]:
+        """Return the median of ``point`` called at once again, and with caches full of other data.
+
+        In units of the reference operation, like everything.
+        """
+        call, _ = prepare(*point)
+        reference, other = Reference(), torch.ones(EVICTED_BYTES // 4)
+        clock, cold = reference.timings(), []
+        warm = timed_warm(call, CACHE_REPEATS)
+        for _ in range(CACHE_REPEATS):
+            other.sum()
+            cold.append(timed(call))
+        unit = settled([*clock, *reference.timings()], self.threads).median
+        return (
+            settled(warm, self.threads, 3).median / unit,
+            settled(cold, self.threads, 3).median / unit,
+        )
 
     def settled(self, point: Point) -> Settled:
         """Return the timings of a point that count."""
@@ -169,8 +220,8 @@ class Reference:
 
 def prepare(template: OpTemplate, dims: Sequence[int]) -> tuple[Callable[[], Any], list[Tensor]]:
     """Return the call of a kernel at widths ``dims``, and the activations that it reads."""
-    backend: type[Dense] = lookup(KERNELS, template.kernel, "kernel")
-    return backend.prepare(template, dims)
+    kernel: Kernel = lookup(KERNELS, template.kernel, "kernel")
+    return kernel.prepare(template, dims)
 
 
 def refresh(activations: Sequence[Tensor]) -> None:

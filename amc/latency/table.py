@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from amc.errors import InputError
-from amc.latency.grid import Floats, Ints, interpolate
+from amc.latency.errors import meant, refused
+from amc.latency.grid import Floats, Ints
+from amc.latency.operation import Operation, find
 from amc.latency.ops import OpCall
-from amc.plan import digest
-from amc.registry import nearest
+from amc.latency.times import KernelTimes
 
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class KernelTimes:
-    """Times of one kernel on the product of ``grid``, one tuple of ascending widths an axis.
-
-    ``seconds`` are medians and ``spread`` the interquartile range divided by the median, both of
-    the grid's shape; ``repeats`` is the number of timings a point; ``noisy`` lists the points
-    (positions in row-major order) whose median stayed uncertain by more than 5%.
-    """
-
-    axes: tuple[str, ...]
-    grid: tuple[tuple[int, ...], ...]
-    seconds: Floats
-    spread: Floats
-    repeats: int
-    noisy: tuple[int, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the times as JSON values, to the nanosecond."""
-        return {
-            "axes": list(self.axes),
-            "grid": [list(marks) for marks in self.grid],
-            "seconds": np.round(self.seconds, 9).tolist(),
-            "spread": np.round(self.spread, 4).tolist(),
-            "repeats": self.repeats,
-            "noisy": list(self.noisy),
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> KernelTimes:
-        """Return what ``as_json`` wrote; ``ValueError`` where shapes or numbers are impossible."""
-        grid = tuple(tuple(int(width) for width in marks) for marks in value["grid"])
-        shape = tuple(len(marks) for marks in grid)
-        seconds = np.asarray(value["seconds"], dtype=np.float64)
-        spread = np.asarray(value["spread"], dtype=np.float64)
-        if seconds.shape != shape or spread.shape != shape or len(value["axes"]) != len(grid):
-            raise ValueError(f"seconds has shape {list(seconds.shape)}, its grid {list(shape)}")
-        if any(list(marks) != sorted(set(marks)) or not marks for marks in grid):
-            raise ValueError("grid must ascend")
-        if not (np.isfinite(seconds).all() and (seconds > 0).all()):
-            raise ValueError("seconds must be finite and above 0")
-        axes = tuple(str(axis) for axis in value["axes"])
-        return KernelTimes(
-            axes, grid, seconds, spread, int(value["repeats"]), tuple(value["noisy"])
-        )
+SCHEMA_VERSION = 2
+NOISY_SHARE = 0.05  # of a table's points: with more noisy ones it is a noisy table
 
 
 @dataclass(frozen=True)
@@ -80,58 +36,75 @@ class NetworkTime:
 class LatencyTable:
     """What one device takes for each measured kernel, with a given number of threads.
 
-    ``device`` describes the processor; ``backend`` names what runs the kernels and
+    ``device`` describes the processor; ``backends`` names what runs each family of kernels and
     ``kernel_digest`` their sources. ``reference_s`` is the time of a fixed operation
-    (``amc.latency.measure.Reference``) in the session that the times belong to: later ones are
-    brought to it. ``call_overhead_s`` is what calling a "layer" or a "function" inside a network
-    costs beyond the call itself; the kernels' times include it.
-    ``networks`` holds whole networks by ``network_key``.
+    (``amc.latency.session.Reference``) in the session that the times belong to: later ones are
+    brought to it. ``call_overhead_s`` is what calling a "layer", a "sparse" layer or a "function"
+    inside a network costs beyond the call itself; the kernels' times include it.
+    ``networks`` holds whole networks by ``network_key``. ``clocks`` and ``versions`` describe the
+    first session, ``protocol`` says in words how everything was timed.
     """
 
     device: Mapping[str, Any]
     threads: int
     torch_version: str
-    backend: str
+    backends: Mapping[str, str]
     kernel_digest: str
     reference_s: float
     call_overhead_s: Mapping[str, float]
     kernels: Mapping[str, KernelTimes]
     networks: Mapping[str, NetworkTime]
+    clocks: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    protocol: Mapping[str, str] = field(default_factory=dict)
 
-    def latency(self, op: OpCall) -> float:
+    @property
+    def backend(self) -> str:
+        """What runs the kernels, on one line."""
+        sparse = sorted({name for kernel, name in self.backends.items() if kernel != "dense"})
+        return ", ".join([self.backends.get("dense", "none"), *(f"sparse {n}" for n in sparse)])
+
+    @property
+    def noisy_points(self) -> int:
+        """How many points stayed noisy."""
+        return sum(len(times.noisy) for times in self.kernels.values())
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether more than ``NOISY_SHARE`` of the points stayed noisy."""
+        points = sum(times.seconds.size for times in self.kernels.values())
+        return self.noisy_points > NOISY_SHARE * points
+
+    def latency(self, op: OpCall | Operation) -> float:
         """Return the predicted seconds of one operation inside a network.
 
-        Raises ``InputError`` for a kernel or a width that was never measured.
+        Raises ``ValueError`` (``amc.errors.InputError`` where that is there), which names the
+        nearest measured point, for a kernel or a width that was never measured.
         """
-        return float(self.latencies(op.kernel, np.asarray([op.dims], dtype=np.int64))[0])
+        if isinstance(op, Operation):
+            kernel, dims = find(self.kernels, op, self.threads)
+        else:
+            kernel, dims = op.kernel, op.dims
+        return float(self.latencies(kernel, np.asarray([dims], dtype=np.int64))[0])
 
     def latencies(self, kernel: str, dims: Ints) -> Floats:
         """Return the seconds ``[B]`` of ``kernel`` at widths ``dims`` ``[B, axes]``."""
         times = self.kernels.get(kernel)
         if times is None:
-            raise InputError(self._unknown(kernel))
-        for axis, marks in enumerate(times.grid):
-            outside = dims[(dims[:, axis] < marks[0]) | (dims[:, axis] > marks[-1]), axis]
-            if len(outside):
-                raise InputError(
-                    f"width {times.axes[axis]} = {outside[0]} of kernel {kernel!r} was never "
-                    f"measured: the table covers {marks[0]} to {marks[-1]}; measure again with "
-                    "`amc measure` for this network and search space"
-                )
-        return interpolate(times.grid, times.seconds, dims)
+            raise refused(self._unknown(kernel))
+        return times.at(dims)
 
     def _unknown(self, kernel: str) -> str:
-        close = nearest(kernel, list(self.kernels))
         return (
             f"kernel {kernel!r} was never measured on {self.device.get('cpu', 'this device')} with "
-            f"{self.threads} thread(s){close or ';'} Measure it with `amc measure` for this "
-            "network, batch size and search space"
+            f"{self.threads} thread(s){meant(kernel, self.kernels) or ';'} Measure it with "
+            "`amc measure` for this network, batch size, patterns and search space"
         )
 
     @property
     def digest(self) -> str:
         """The content digest: equal digests, equal predictions."""
-        return digest(self.as_json())
+        return _digest(self.as_json())
 
     def merged(
         self, kernels: Mapping[str, KernelTimes], networks: Mapping[str, NetworkTime]
@@ -150,9 +123,13 @@ class LatencyTable:
             "device": dict(self.device),
             "threads": self.threads,
             "torch": self.torch_version,
-            "backend": self.backend,
+            "versions": dict(self.versions),
+            "backends": dict(self.backends),
             "kernel_digest": self.kernel_digest,
             "reference_s": round(self.reference_s, 9),
+            "clocks": dict(self.clocks),
+            "protocol": dict(self.protocol),
+            "noisy": self.is_noisy,
             "call_overhead_s": {k: round(v, 10) for k, v in self.call_overhead_s.items()},
             "networks": {
                 key: {
@@ -170,24 +147,31 @@ class LatencyTable:
         """Return what ``as_json`` wrote; or raise what reading it raised."""
         if value["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {value['schema_version']!r} is not {SCHEMA_VERSION}")
+        content = {name: part for name, part in value.items() if name != "digest"}
+        if "digest" in value and value["digest"] != _digest(content):
+            raise ValueError("its digest is not that of its content")
         if not float(value["reference_s"]) > 0:
             raise ValueError("reference_s must be above 0")
         return LatencyTable(
             device=dict(value["device"]),
             threads=int(value["threads"]),
             torch_version=str(value["torch"]),
-            backend=str(value["backend"]),
+            backends=dict(value["backends"]),
             kernel_digest=str(value["kernel_digest"]),
             reference_s=float(value["reference_s"]),
             call_overhead_s={k: float(v) for k, v in value["call_overhead_s"].items()},
             kernels={k: KernelTimes.from_json(v) for k, v in value["kernels"].items()},
             networks={k: NetworkTime(**v) for k, v in value["networks"].items()},
+            clocks=dict(value["clocks"]),
+            versions=dict(value["versions"]),
+            protocol=dict(value["protocol"]),
         )
 
     def save(self, path: Path) -> None:
-        """Write the table to ``path``, whole or not at all."""
+        """Write the table and its digest to ``path``, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.as_json(), indent=None, separators=(",", ":"))
+        content = {"digest": self.digest, **self.as_json()}
+        text = json.dumps(content, indent=None, separators=(",", ":"))
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -200,19 +184,26 @@ class LatencyTable:
             raise
 
     @staticmethod
-    def load(path: Path) -> LatencyTable:
+    def load(path: str | Path) -> LatencyTable:
         """Return the table in ``path``; ``InputError`` where there is none or it is corrupt."""
         try:
-            return LatencyTable.from_json(json.loads(path.read_text(encoding="utf-8")))
+            text = Path(path).read_text(encoding="utf-8")
+            return LatencyTable.from_json(json.loads(text))
         except FileNotFoundError:
-            raise InputError(
+            raise refused(
                 f"latency table {path} does not exist; write one with `amc measure --out {path}`"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
+            raise refused(
                 f"latency table {path} is corrupt ({type(error).__name__}: {error}); delete it and "
                 f"write it again with `amc measure --out {path}`"
             ) from None
+
+
+def _digest(value: Any) -> str:
+    """Return the SHA-256 of canonical JSON, as ``amc.plan.digest``, which stands elsewhere."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def network_key(network_digest: str, batch_size: int) -> str:

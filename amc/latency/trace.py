@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from amc.latency.ops import OpCall, Operand, OpTemplate, Width
+from amc.latency.table import LatencyTable
 from amc.latency.widths import Widths, widths_of
+
+LAYOUT = 4  # the position of the packed weight's layout among the tensors of a sparse call
 
 
 def trace_ops(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[OpCall]:
@@ -69,8 +72,16 @@ class _Recorder(TorchDispatchMode):
             layer = self._stack[-1] if self._stack else self._last
             outputs = tensors_in(output)
             macs = widths.macs_per_output * (outputs[0].numel() if outputs else 0)
-            self.calls.append(OpCall(template, tuple(widths.values), layer, macs))
+            self.calls.append(OpCall(template, tuple(widths.values), layer, round(macs)))
         return output
+
+
+def network_latency(network: nn.Module, inputs: tuple[Tensor, ...], table: LatencyTable) -> float:
+    """Return the predicted seconds of one forward pass: the sum over what it really runs.
+
+    Raises ``InputError`` for an operation that ``table`` lacks.
+    """
+    return sum(table.latency(op) for op in trace_ops(network, inputs))
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -108,9 +119,13 @@ class _Describer:
         name = func._schema.name.replace("::", ".") + "." + func._overloadname
         return OpTemplate(
             name if func._overloadname else name + "default",
-            tuple(self._described(value, names[i]) for i, value in enumerate(args)),
+            tuple(
+                self._widths.fixed.get(names[i]) or self._described(value, names[i])
+                for i, value in enumerate(args)
+            ),
             tuple((key, self._described(value, key)) for key, value in kwargs.items()),
             tuple(self._widths.names),
+            args[names.index("kernel")] if name.startswith("amc.sparse_") else "dense",
         )
 
     def _described(self, value: Any, name: str) -> Any:
@@ -128,6 +143,12 @@ class _Describer:
 
     def _operand(self, tensor: Tensor) -> Operand:
         self._position += 1
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if self._position in self._widths.packed:
+            # Their lengths follow from shape and density; of the last one, the layout, the first
+            # number says which form of the kernel runs.
+            form = int(tensor[0]) if self._position == LAYOUT else 0
+            return Operand((form,), (0,), dtype, True)
         shape: list[int | Width] = list(tensor.shape)
         for (position, dim), width in self._widths.where.items():
             if position == self._position:
@@ -135,7 +156,7 @@ class _Describer:
         return Operand(
             tuple(shape),
             _order(tensor),
-            str(tensor.dtype).removeprefix("torch."),
+            dtype,
             _memory(tensor) in self._weights,
         )
 

@@ -1,5 +1,7 @@
 """Which lengths of an operation's tensors are channel widths: one function a family of operations.
 
+Sparse operations have an axis more where the number of stored weights is free: their density.
+
 Everything else about a call (batch, spatial size, kernel, stride, layout) is fixed and becomes part
 of the kernel's key. Where a network's widths do not follow these conventions, the keys of its
 narrowed forms differ, and ``amc.network_cost`` says so; nothing is guessed.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import prod
 from typing import Any
 
@@ -16,21 +19,28 @@ from torch import Tensor
 
 from amc.latency.ops import Width
 
+DENSITY_UNIT = 1000  # densities are in thousandths of the dense weights
+GROUP, BLOCK_ROWS = 4, 4  # of the patterns N:4 along input channels, and 4x1 along outputs
+
 
 @dataclass
 class Widths:
     """The axes of one call: their names and values, and where they stand.
 
     ``where`` maps (position among the tensors of the call, dimension) to a ``Width``;
-    ``macs_per_output`` are the call's multiply-accumulates for one element of its output;
-    ``length_arguments`` names the arguments that carry lengths, as against strides and paddings.
+    ``macs_per_output`` are the call's multiply-accumulates for one element of its output, on
+    average; ``length_arguments`` names the arguments that carry lengths, as against strides and
+    paddings; ``fixed`` gives whole arguments their recorded form; tensors at the positions
+    ``packed`` are of no shape of their own.
     """
 
     names: list[str] = field(default_factory=list)
     values: list[int] = field(default_factory=list)
     where: dict[tuple[int, int], Width] = field(default_factory=dict)
-    macs_per_output: int = 0
+    macs_per_output: Fraction = Fraction(0)
     length_arguments: frozenset[str] = frozenset({"normalized_shape", "size", "shape"})
+    fixed: dict[str, tuple[int | Width, ...]] = field(default_factory=dict)
+    packed: frozenset[int] = frozenset()
 
     def add(self, name: str, value: int, *places: tuple[int, int]) -> None:
         """Add an axis that stands, as it is, at each of ``places``."""
@@ -80,7 +90,7 @@ def convolution(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
     x_dim = x.dim() - weight.dim() + 1
     c_in, c_out, group_width = x.shape[x_dim], weight.shape[0], weight.shape[1]
     groups = c_in // group_width
-    widths = Widths(macs_per_output=prod(weight.shape[1:]))
+    widths = Widths(macs_per_output=Fraction(prod(weight.shape[1:])))
     if groups > 1 and group_width == 1:
         widths.add("c", c_in, (0, x_dim))
         outs = [(1, 0), *([(2, 0)] if len(tensors) > 2 else [])]
@@ -96,7 +106,7 @@ def convolution(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
 def linear(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
     """Return ``in`` and ``out`` of ``linear(x, weight, bias)``."""
     x, weight = tensors[0], tensors[1]
-    widths = Widths(macs_per_output=weight.shape[1])
+    widths = Widths(macs_per_output=Fraction(weight.shape[1]))
     widths.add("in", weight.shape[1], (0, x.dim() - 1), (1, 1))
     widths.add("out", weight.shape[0], (1, 0), *([(2, 0)] if len(tensors) > 2 else []))
     return widths
@@ -106,7 +116,7 @@ def product(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
     """Return ``in`` and ``out`` of ``mm``, ``matmul``, ``bmm``, and ``addmm``."""
     x, y = tensors[-2], tensors[-1]
     first = len(tensors) - 2
-    widths = Widths(macs_per_output=x.shape[-1])
+    widths = Widths(macs_per_output=Fraction(x.shape[-1]))
     places = [(first, x.dim() - 1)]
     if y.dim() > 1:
         widths.add("in", x.shape[-1], *places, (first + 1, y.dim() - 2))
@@ -129,6 +139,36 @@ def concatenation(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
     return widths
 
 
+def sparse(tensors: Sequence[Tensor], args: Sequence[Any]) -> Widths:
+    """Return the widths of ``amc::sparse_linear`` and ``amc::sparse_conv2d``, and their density.
+
+    Of the pattern ``nm`` the widths alone say how many weights are stored.
+    """
+    x, starts = tensors[0], tensors[3]
+    kernel, pattern, shape = args[2:5]
+    is_linear = len(shape) == 2
+    names = ("in", "out") if is_linear else ("c_in", "c_out")
+    stored = stored_weights(kernel, pattern, shape, starts)
+    widths = Widths(macs_per_output=Fraction(stored, shape[0]), packed=frozenset({1, 2, 3, 4}))
+    widths.add(names[0], shape[1], (0, x.dim() - (1 if is_linear else 3)))
+    widths.add(names[1], shape[0], *([(5, 0)] if len(tensors) > 5 else []))
+    if kernel != "nm":
+        rows = -(-shape[0] // BLOCK_ROWS) * BLOCK_ROWS if kernel == "block" else shape[0]
+        density = round(DENSITY_UNIT * stored / (rows * prod(shape[1:])))
+        widths.add("density", min(max(density, 1), DENSITY_UNIT))
+    widths.fixed["shape"] = (Width(1), Width(0), *shape[2:])
+    return widths
+
+
+def stored_weights(kernel: str, pattern: str, shape: Sequence[int], starts: Tensor) -> int:
+    """Return how many weights, stored zeros included, are multiplied for one column."""
+    if kernel == "nm":
+        keep = int(pattern.partition(":")[0])
+        return shape[0] * -(-shape[1] // GROUP) * keep * prod(shape[2:])
+    slots = int(starts[-1].item()) if starts.numel() else 0
+    return slots * (BLOCK_ROWS if kernel == "block" else 1)
+
+
 Family = Callable[[Sequence[Tensor], Sequence[Any]], Widths]
 
 # By torch's name of the operation, without namespace and overload.
@@ -144,6 +184,8 @@ FAMILIES: dict[str, Family] = {
     "addmm": product,
     "cat": concatenation,
     "concat": concatenation,
+    "sparse_linear": sparse,
+    "sparse_conv2d": sparse,
 }
 
 

@@ -1,0 +1,158 @@
+"""``amc bench latency``: plans are random and mixed, errors are summed up as they should be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from amc import app, bench_latency
+from amc.bench_latency import PATTERNS, Settings, error_table, random_plans
+from amc.cli import application
+from amc.config import LatencyConfig
+from amc.errors import InputError
+from amc.latency import LatencyTable
+from amc.latency import measure as measuring
+from amc.latency.trace import trace_ops
+from amc.pricing import patterns_of
+from amc.reporting import SilentReporter
+
+
+def rows(predicted: list[float], measured: list[float], again: list[float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "network": "n",
+            "predicted_latency_s": p,
+            "measured_latency_s": m,
+            "measured_again_s": a,
+            "macs": 1000 * (i + 1),
+            "noisy": i == 0,
+        }
+        for i, (p, m, a) in enumerate(zip(predicted, measured, again, strict=True))
+    ]
+
+
+def test_the_error_table_sums_up_known_errors() -> None:
+    measured = [1.0, 2.0, 3.0, 4.0]
+    (facts,) = error_table(rows([1.04, 1.84, 3.45, 4.0], measured, [1.0, 2.04, 3.0, 4.0]))
+    assert facts["within_5"] == 0.5
+    assert facts["within_10"] == 0.75
+    assert facts["worst"] == pytest.approx(0.15)
+    assert facts["rmspe"] == pytest.approx(np.sqrt((0.04**2 + 0.08**2 + 0.15**2) / 4))
+    # One of four differs by 2%: a single measurement has half of that variance.
+    assert facts["repeatability"] == pytest.approx(np.sqrt(0.02**2 / 4 / 2))
+    assert facts["rmspe_net"] == pytest.approx(
+        np.sqrt(facts["rmspe"] ** 2 - facts["repeatability"] ** 2)
+    )
+    assert facts["all_within_10_and_twice_repeatability"] is False
+    assert facts["macs_linear_rmspe"] == pytest.approx(0, abs=1e-12)
+    assert facts["noisy"] == 1
+
+
+def test_the_baseline_never_sees_the_plan_that_it_predicts() -> None:
+    (facts,) = error_table(rows([1, 2, 9, 4], [1, 2, 9, 4], [1, 2, 9, 4]))
+    assert facts["rmspe"] == 0
+    # Of the third plan the line through the others says 3.
+    assert facts["macs_linear_rmspe"] > (1 - 3 / 9) / 2
+
+
+def test_plans_are_random_mixed_and_of_the_seed() -> None:
+    torch.set_num_threads(1)
+    task, space = app._task_and_space("digits")
+    plans = random_plans(task, space, 3, seed=3)
+    assert [p.digest for p in plans] == [p.digest for p in random_plans(task, space, 3, seed=3)]
+    assert len({p.digest for p in plans} | {p.digest for p in random_plans(task, space, 2, 4)}) == 5
+    used = {how.pattern for plan in plans for how in plan.layers.values()}
+    assert used == set(PATTERNS) - {"dense"}
+    ops = trace_ops(plans[0].network(task, space), task.inputs)
+    sparse = {op.layer for op in ops if op.template.kernel != "dense"}
+    assert sparse == set(plans[0].layers)
+
+
+def test_whole_networks_are_predicted_and_measured_in_a_process_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PASSES", 1), ("REPEATS", 3), ("ROUNDS", 1), ("DENSE_REPEATS", 4)):
+        monkeypatch.setattr(measuring, name, value)
+    monkeypatch.setattr("amc.network_structure.DENSITIES", (1, 300, 1000))
+    monkeypatch.setattr("amc.latency.overhead.CHAIN_REPEATS", 2)
+    torch.set_num_threads(1)
+    config = LatencyConfig(batch_size=2)
+    patterns = ("dense", "2:4", "csr")
+    settings = Settings(app._task_and_space, ("digits",), 2, 0, config, patterns, 0.02)
+    path = tmp_path / "t.json"
+    found = bench_latency.latency(settings, path, SilentReporter())
+    assert [row["network"] for row in found] == ["digits"] * 2
+    task, space = app._task_and_space("digits")
+    plans = random_plans(task, space, 2, 0, patterns)
+    assert [row["plan_digest"] for row in found] == [plan.digest for plan in plans]
+    for row in found:
+        assert row["predicted_latency_s"] > 0
+        assert row["measured_latency_s"] == pytest.approx(
+            row["measured_raw_s"] / row["clock_factor"]
+        )
+        assert row["measured_again_s"] > 0
+    table = LatencyTable.load(path)
+    assert list(table.networks) == [f"{task.network_digest}/batch2"]
+    assert not path.with_name("t.json.partial").exists()
+    json.dumps(found)
+    table_of_others = tmp_path / "other.json"
+    replace(table, kernel_digest="0" * 64).save(table_of_others)
+    with pytest.raises(InputError, match="measured with other kernel sources: 0000"):
+        bench_latency.latency(settings, table_of_others, SilentReporter())
+    lacking = replace(table, kernels={})
+    with pytest.raises(InputError, match=r"never measured"):
+        bench_latency.rows_of(settings, "digits", lacking, lambda n: None)
+
+
+def test_the_command_prints_a_list_or_the_error_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = rows([1.0], [1.0], [1.1])[0]
+    row |= {"backend": "torch-2.13.0/oneDNN, sparse torch", "batch_size": 4, "threads": 1,
+            "noisy_table": False}  # fmt: skip
+    calls: list[Any] = []
+
+    def answer(*given: Any) -> list[dict[str, Any]]:
+        calls.append(given)
+        return [row]
+
+    monkeypatch.setattr(app, "bench_latency", answer)
+    arguments = ["bench", "latency", "--task", "m:f", "--plans", "1", "--seed", "2"]
+    done = CliRunner().invoke(application, [*arguments, "--batch-size", "4", "--json"])
+    assert json.loads(done.stdout) == [row]
+    assert calls[0][:5] == (("m:f",), None, 1, 2, 4)
+    done = CliRunner().invoke(application, arguments)
+    assert "sparse torch" in done.stdout
+    assert "rmspe_net" in done.stdout
+
+
+def test_the_kernels_bench_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def answer(*given: Any) -> list[dict[str, Any]]:
+        calls.append(given)
+        return [{"set": "table"}]
+
+    monkeypatch.setattr(app, "bench_kernels", answer)
+    done = CliRunner().invoke(application, ["bench", "kernels", "--rounds", "7", "--json"])
+    assert json.loads(done.stdout) == [{"set": "table"}]
+    assert calls[0][:3] == (7, 1, 1)
+
+
+def test_patterns_are_named_in_a_list() -> None:
+    assert patterns_of("dense") == ()
+    assert patterns_of("2:4,csr,2:4") == ("2:4", "csr")
+    assert set(patterns_of("all")) == {"2:4", "1:4", "csr", "csc", "4x1"}
+    with pytest.raises(InputError, match=r"'2:3', which is no pattern; did you mean '2:4'"):
+        patterns_of("2:3")
+
+
+@pytest.mark.parametrize(("option", "value"), [("plans", 0), ("batch_size", -1)])
+def test_a_bench_of_nothing_is_refused(option: str, value: int) -> None:
+    with pytest.raises(InputError, match=f"{option} must be at least 1"):
+        app.bench_latency(**{option: value})  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import inspect as python_inspect
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ import torch
 
 from agents import AGENTS
 from amc import finish, planned
-from amc.config import LatencyConfig, SearchConfig, changed, load_yaml, parse_config
+from amc.config import SearchConfig, changed, load_yaml, parse_config
 from amc.cost import cost_of, make_budget
 from amc.criteria import CRITERIA
 from amc.data import Data
@@ -30,7 +29,6 @@ from amc.evaluators import ScoringEvaluator
 from amc.files import check_writable
 from amc.inspection import inspection
 from amc.journal import Journal
-from amc.latency.device import target_path
 from amc.pricing import cost_model, measure_to, patterns_of
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
@@ -79,7 +77,7 @@ def search(
     """
     reporter = reporter or SilentReporter()
     path = run_dir or folder_for(config)
-    config = _frozen(config)
+    config = frozen(config)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         return _run(RunFolder.open(path).again(config), reporter)
     check_writable(path, "--run-dir", folder=True)
@@ -220,7 +218,7 @@ def make_env(config: str = "digits", **overrides: Any) -> PruningEnv:
     from envs.pruning import PruningEnv
 
     base = load_config(config).model_dump(mode="json")
-    session, _ = prepare(_frozen(parse_config({**base, **overrides})), SilentReporter())
+    session, _ = prepare(frozen(parse_config({**base, **overrides})), SilentReporter())
     scoring = ScoringEvaluator(InProcess(session.job()), session.pricing())
     task = session.search_task(
         next(iter(session.config.agents)), 0, scoring, lambda widths, _: session.space.plan(widths)
@@ -235,7 +233,7 @@ def _check_agents(session: Session) -> None:
         make_agent(name, options).check(session.unevaluated_task(name))
 
 
-def _frozen(config: SearchConfig) -> SearchConfig:
+def frozen(config: SearchConfig) -> SearchConfig:
     """Return ``config`` with its horizon laid down."""
     if config.horizon is not None:
         return config
@@ -351,62 +349,3 @@ def train(recipe: Path, out: Path | None, reporter: Reporter | None = None) -> d
     from amc.recipe import read_recipe, train_with_bar
 
     return train_with_bar(read_recipe(recipe), out, reporter or SilentReporter())
-
-
-def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Time one batch of 16 evaluations on 1 worker and on 2, interleaved."""
-    from amc.bench import workers as bench
-
-    session, _ = prepare(_frozen(config), reporter or SilentReporter())
-    return bench(session, reporter or SilentReporter())
-
-
-def bench_kernels(
-    rounds: int = 25, batch_size: int = 1, threads: int = 1, reporter: Reporter | None = None
-) -> list[dict[str, Any]]:
-    """Time every kernel against dense torch and sparse libraries; return a row a kernel and shape.
-
-    ``amc.bench_kernels.summary`` sums the rows up. ``batch_size`` is of the zoo's layers.
-    """
-    from amc.bench_kernels import check_rounds, kernels
-
-    for name, value in (("batch_size", batch_size), ("threads", threads)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, but got {value}")
-    check_rounds(rounds)
-    return kernels(reporter or SilentReporter(), rounds, batch_size, threads)
-
-
-def bench_latency(
-    tasks: Sequence[str] = (),
-    table: Path | None = None,
-    plans: int = 20,
-    seed: int = 0,
-    batch_size: int = 32,
-    reporter: Reporter | None = None,
-) -> list[dict[str, Any]]:
-    """Hold predicted against measured latency on random plans, dense and sparse mixed.
-
-    Of each task (``resnet20``, ``mobilenet`` and one made for this, unless named) with the table in
-    the file ``table``, which is given what it lacks; by default this machine's cached one. Returns
-    a row a plan; ``amc.bench_latency.error_table`` sums them up.
-    """
-    from amc.bench_latency import NETWORKS, Settings, latency
-
-    for name, value in (("plans", plans), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, but got {value}")
-    if table is not None:
-        check_writable(table, "--table")
-    torch.set_num_threads(1)
-    config = LatencyConfig(batch_size=batch_size)
-    settings = Settings(_task_and_space, tuple(tasks) or NETWORKS, plans, seed, config)
-    path = table or target_path("auto", torch.__version__, config.threads)
-    return latency(settings, path, reporter or SilentReporter())
-
-
-def _task_and_space(name: str) -> tuple[LoadedTask, SearchSpace]:
-    """Return a task and its space of channels."""
-    config = load_config(name)
-    task = load_task(config.task)
-    return task, make_space(config, task)

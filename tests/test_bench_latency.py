@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from amc import app, bench_latency
+from amc import app_bench, bench_latency
 from amc.bench_latency import PATTERNS, Settings, error_table, random_plans
 from amc.cli import application
 from amc.config import LatencyConfig
@@ -64,7 +64,7 @@ def test_the_baseline_never_sees_the_plan_that_it_predicts() -> None:
 
 def test_plans_are_random_mixed_and_of_the_seed() -> None:
     torch.set_num_threads(1)
-    task, space = app._task_and_space("digits")
+    task, space = app_bench.task_and_space("digits")
     plans = random_plans(task, space, 3, seed=3)
     assert [p.digest for p in plans] == [p.digest for p in random_plans(task, space, 3, seed=3)]
     assert len({p.digest for p in plans} | {p.digest for p in random_plans(task, space, 2, 4)}) == 5
@@ -85,11 +85,11 @@ def test_whole_networks_are_predicted_and_measured_in_a_process_of_their_own(
     torch.set_num_threads(1)
     config = LatencyConfig(batch_size=2)
     patterns = ("dense", "2:4", "csr")
-    settings = Settings(app._task_and_space, ("digits",), 2, 0, config, patterns, 0.02)
+    settings = Settings(app_bench.task_and_space, ("digits",), 2, 0, config, patterns, 0.02)
     path = tmp_path / "t.json"
     found = bench_latency.latency(settings, path, SilentReporter())
     assert [row["network"] for row in found] == ["digits"] * 2
-    task, space = app._task_and_space("digits")
+    task, space = app_bench.task_and_space("digits")
     plans = random_plans(task, space, 2, 0, patterns)
     assert [row["plan_digest"] for row in found] == [plan.digest for plan in plans]
     for row in found:
@@ -121,7 +121,7 @@ def test_the_command_prints_a_list_or_the_error_table(monkeypatch: pytest.Monkey
         calls.append(given)
         return [row]
 
-    monkeypatch.setattr(app, "bench_latency", answer)
+    monkeypatch.setattr(app_bench, "bench_latency", answer)
     arguments = ["bench", "latency", "--task", "m:f", "--plans", "1", "--seed", "2"]
     done = CliRunner().invoke(application, [*arguments, "--batch-size", "4", "--json"])
     assert json.loads(done.stdout) == [row]
@@ -138,7 +138,7 @@ def test_the_kernels_bench_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(given)
         return [{"set": "table"}]
 
-    monkeypatch.setattr(app, "bench_kernels", answer)
+    monkeypatch.setattr(app_bench, "bench_kernels", answer)
     done = CliRunner().invoke(application, ["bench", "kernels", "--rounds", "7", "--json"])
     assert json.loads(done.stdout) == [{"set": "table"}]
     assert calls[0][:3] == (7, 1, 1)
@@ -155,4 +155,4 @@ def test_patterns_are_named_in_a_list() -> None:
 @pytest.mark.parametrize(("option", "value"), [("plans", 0), ("batch_size", -1)])
 def test_a_bench_of_nothing_is_refused(option: str, value: int) -> None:
     with pytest.raises(InputError, match=f"{option} must be at least 1"):
-        app.bench_latency(**{option: value})  # type: ignore[arg-type]
+        app_bench.bench_latency(**{option: value})  # type: ignore[arg-type]

@@ -72,8 +72,9 @@ class FakeApp(SimpleNamespace):
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Result, FakeApp]]:
     def run(answer: Any, *arguments: str) -> tuple[Result, FakeApp]:
         app = FakeApp(answer)
-        monkeypatch.setattr(amc, "app", app, raising=False)
-        monkeypatch.setitem(sys.modules, "amc.app", app)
+        for name in ("app", "app_bench"):
+            monkeypatch.setattr(amc, name, app, raising=False)
+            monkeypatch.setitem(sys.modules, f"amc.{name}", app)
         return CliRunner().invoke(application, list(arguments)), app
 
     return run

@@ -40,6 +40,10 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(help="kernels: of interleaved timings.")] = 25,
     threads: Annotated[int, typer.Option(help="kernels: of torch and of ours.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="kernels, latency: a folder for the rows as JSON and a chart."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a part of this software on this machine."""
@@ -50,15 +54,17 @@ def bench(
         if subject not in BUILT:
             hint = nearest(subject, list(BUILT)) or f"; known: {', '.join(BUILT)}"
             raise InputError(f"bench {subject!r} is unknown{hint}")
-        from amc import app
+        from amc import app, app_bench
 
         name = task or source
         if subject == "kernels":
-            return app.bench_kernels(rounds, batch_size or 1, threads, reporter)
+            return app_bench.bench_kernels(rounds, batch_size or 1, threads, reporter, out)
         if subject == "latency":
             tasks = (name,) if name else ()
-            return app.bench_latency(tasks, table, plans, seed, batch_size or 32, reporter)
-        return app.bench_workers(app.load_config(name or "resnet20"), reporter)
+            return app_bench.bench_latency(
+                tasks, table, plans, seed, batch_size or 32, reporter, out
+            )
+        return app_bench.bench_workers(app.load_config(name or "resnet20"), reporter)
 
     show = {"latency": _show_latency, "kernels": _show_kernels}.get(subject, show_facts)
     answer(work, show, as_json)

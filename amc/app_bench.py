@@ -1,0 +1,99 @@
+"""The benchmarks as Python functions: what ``amc bench`` runs, put together as in ``amc.app``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amc import app
+from amc.config import LatencyConfig, SearchConfig
+from amc.errors import InputError
+from amc.files import check_writable, write_json
+from amc.latency.device import target_path
+from amc.reporting import Reporter, SilentReporter
+from amc.space import SearchSpace
+from amc.task import LoadedTask, load_task
+
+
+def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Time one batch of 16 evaluations on 1 worker and on 2, interleaved."""
+    from amc.bench import workers as bench
+
+    session, _ = app.prepare(app.frozen(config), reporter or SilentReporter())
+    return bench(session, reporter or SilentReporter())
+
+
+def bench_kernels(
+    rounds: int = 25,
+    batch_size: int = 1,
+    threads: int = 1,
+    reporter: Reporter | None = None,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time every kernel against dense torch and sparse libraries; return a row a kernel and shape.
+
+    ``amc.bench_kernels.summary`` sums the rows up. ``batch_size`` is of the zoo's layers. ``out``
+    is a folder for ``kernels.json`` and ``kernels.png``.
+    """
+    from amc.bench_kernels import check_rounds, kernels
+    from amc.bench_plots import kernel_speedups
+
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, but got {value}")
+    check_rounds(rounds)
+    if out is not None:
+        check_writable(out / "kernels.json", "--out")
+    rows = kernels(reporter or SilentReporter(), rounds, batch_size, threads)
+    if out is not None:
+        write_json(out / "kernels.json", rows)
+        title = f"Sparse kernels ({rows[0]['backend']}) against the fastest dense form"
+        kernel_speedups(out / "kernels.png", rows, title)
+    return rows
+
+
+def bench_latency(
+    tasks: Sequence[str] = (),
+    table: Path | None = None,
+    plans: int = 20,
+    seed: int = 0,
+    batch_size: int = 32,
+    reporter: Reporter | None = None,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Hold predicted against measured latency on random plans, dense and sparse mixed.
+
+    Of each task (``resnet20``, ``mobilenet`` and one made for this, unless named) with the table in
+    the file ``table``, which is given what it lacks; by default this machine's cached one. Returns
+    a row a plan; ``amc.bench_latency.error_table`` sums them up. ``out`` is a folder for
+    ``latency.json`` and ``latency.png``.
+    """
+    from amc.bench_latency import NETWORKS, Settings, latency
+    from amc.bench_plots import predictions
+
+    for name, value in (("plans", plans), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, but got {value}")
+    if table is not None:
+        check_writable(table, "--table")
+    if out is not None:
+        check_writable(out / "latency.json", "--out")
+    torch.set_num_threads(1)
+    config = LatencyConfig(batch_size=batch_size)
+    settings = Settings(task_and_space, tuple(tasks) or NETWORKS, plans, seed, config)
+    path = table or target_path("auto", torch.__version__, config.threads)
+    rows = latency(settings, path, reporter or SilentReporter())
+    if out is not None:
+        write_json(out / "latency.json", rows)
+        predictions(out / "latency.png", rows, "Predicted against measured latency")
+    return rows
+
+
+def task_and_space(name: str) -> tuple[LoadedTask, SearchSpace]:
+    """Return a task and its space of channels."""
+    config = app.load_config(name)
+    task = load_task(config.task)
+    return task, app.make_space(config, task)

@@ -266,8 +266,8 @@ def _timed(case: Case, rounds: int, threads: int, bar: Handle) -> list[dict[str,
     calls: dict[Any, Call] = {("dense", k): call for k, call in case.dense.items()}
     calls |= {("beside", k): call for k, call in case.beside.items()}
     for at, subject in enumerate(case.subjects):
-        own = (*subject.calls.items(), *subject.rivals.items(), *subject.alone.items())
-        calls |= {(at, k): call for k, call in own}
+        every = (*subject.calls.items(), *subject.rivals.items(), *subject.alone.items())
+        calls |= {(at, k): call for k, call in every}
     peaks: list[float] = []
     if core.library() is not None:
         calls["peak"] = lambda: peaks.append(core.peak_flops())

@@ -11,11 +11,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from amc.deploy import deployed
+from amc.latency import calm as calmness
+from amc.latency.calm import Calm
 from amc.latency.clock import Timing, settled, timed_warm
 from amc.latency.session import Reference, device_settings
 from amc.latency.table import LatencyTable
 
 PRECISION = 0.02  # of the 95% interval of a median, half its width
+PATIENCE_S = 10.0  # at first, for the device to be as fast as it was for the table
 PER_TURN = 3  # timings of each network in a turn, after one that warms up
 TURNS = 8  # at least
 FEWEST = 20  # timings of a subject by the wall clock, else the processor's time counts
@@ -90,21 +93,35 @@ def measure_deployed(
     reference_t: list[Timing] = []
     dense_t: list[Timing] = []
     with device_settings(table.threads):
-        reference = Reference()
-        end = time.monotonic() + seconds_each * (len(networks) + 1)
+        wanted_s = seconds_each * (len(networks) + 1)
+        calm = Calm(Reference().timings, PATIENCE_S, table.reference_s)
+        end = time.monotonic() + (1 + calmness.PATIENCE) * wanted_s
         turn = 0
         while turn < TURNS or (time.monotonic() < end and not _steady(samples, table.threads)):
             turn += 1
-            reference_t += reference.timings()
             if dense and known:
-                dense_t += timed_warm(lambda: dense[1](*inputs), PER_TURN)
+                reference_t += _timed(calm, dense[1], inputs, dense_t)
             for name, network in networks.items():
-                samples[name] += timed_warm(lambda n=network: n(*inputs), PER_TURN)  # type: ignore[misc]
+                reference_t += _timed(calm, network, inputs, samples[name])
     factor = settled(reference_t, table.threads).median / table.reference_s
     if known:
         dense_factor = settled(dense_t, table.threads).median / known.latency_s
         factor = float(np.sqrt(factor * dense_factor))
     return {name: _measured(its, factor, table.threads) for name, its in samples.items()}
+
+
+def _timed(
+    calm: Calm, network: nn.Module, inputs: tuple[Tensor, ...], samples: list[Timing]
+) -> list[Timing]:
+    """Add timings of a network to ``samples``; return those of the reference around them."""
+    taken: list[Timing] = []
+
+    def work() -> None:
+        taken[:] = timed_warm(lambda: network(*inputs), PER_TURN)
+
+    around = calm.during(work)
+    samples.extend(taken)
+    return around
 
 
 def _steady(samples: Mapping[str, list[Timing]], threads: int) -> bool:

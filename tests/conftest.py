@@ -38,6 +38,20 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["XDG_CACHE_HOME"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_calm() -> Iterator[None]:
+    """Time at once: how long things take here matters to no test."""
+    from amc import timing
+    from amc.latency import calm, session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calm, "LOOK_S", 0.0)
+        patch.setattr(calm, "PATIENCE", 0.0)
+        patch.setattr(session, "PATIENCE_S", 0.0)
+        patch.setattr(timing, "PATIENCE_S", 0.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of every agent on digits, evaluated in process."""

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.kernels import KERNELS
+from amc.latency.calm import Calm
 from amc.latency.checkpoint import Checkpoint, Turn
 from amc.latency.clock import Settled, Timing, settled, timed, timed_warm
 from amc.latency.grid import Floats
@@ -33,6 +35,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DENSE_EVERY = 3  # turns between two timings of the dense networks
 EVICTED_BYTES = 16 << 20  # read between two calls to fill a core's own caches with other data
 CACHE_REPEATS = 5
+PATIENCE_S = 5.0  # at first, for other programs to let the core alone
 
 Progress = Callable[[int, int, str], None]
 Point = tuple[OpTemplate, tuple[int, ...]]
@@ -83,6 +86,11 @@ class Session:
     networks: dict[str, list[Timing]] = field(default_factory=dict)
     points: dict[tuple[str, tuple[int, ...]], list[Timing]] = field(default_factory=dict)
 
+    @cached_property
+    def calm(self) -> Calm:
+        """What waits for the core to be calm."""
+        return Calm(Reference().timings, PATIENCE_S)
+
     def time(self, points: Sequence[Point], repeats: int, what: str) -> None:
         """Time every point at least ``repeats`` times, in turns that look like the network."""
         turns = self._turns(points)
@@ -97,6 +105,12 @@ class Session:
         smallest points of every kernel, the last ones the largest: in a narrow network each call
         finds the caches as narrow calls left them. Where points are few, they come again.
         """
+        families: dict[bool, list[Point]] = {True: [], False: []}
+        for point in points:
+            families[point[0].kernel == "dense"].append(point)
+        return [turn for its in families.values() for turn in self._family_turns(its)]
+
+    def _family_turns(self, points: Sequence[Point]) -> list[list[Point]]:
         by_op: dict[str, list[tuple[float, int, Point]]] = {}
         for order, (quantile, point) in enumerate(_by_size(points)):
             by_op.setdefault(point[0].name, []).append((quantile, order, point))
@@ -122,23 +136,32 @@ class Session:
 
     def _timed_turn(self, points: Sequence[Point], repeats: int) -> Turn:
         calls = [prepare(*point) for point in points]
-        timings: list[list[Timing]] = [[] for _ in points]
+        passes: list[list[Timing]] = []
         clock: list[Timing] = []
         networks: dict[str, list[Timing]] = {}
-        reference = Reference()
-        for _ in range(repeats + 1):
-            for its, (call, activations) in zip(timings, calls, strict=True):
+
+        def once() -> None:
+            passes[-1] = []
+            for call, activations in calls:
                 refresh(activations)
-                its.append(timed(call))
-            clock += reference.timings()
+                passes[-1].append(timed(call))
+
+        for call, _ in calls:  # the first call of each builds its kernel, and says nothing
+            call()
+        for _ in range(repeats):
+            passes.append([])
+            clock += self.calm.during(once)
         for dense in self.dense if len(self.reference_s) % DENSE_EVERY == 0 else ():
-            networks[dense.key] = timed_warm(lambda d=dense: d.network(*d.inputs), 4)  # type: ignore[misc]
-            clock += reference.timings()
-        # The first call of each builds its kernel, and says nothing.
+
+            def whole(d: DenseNetwork = dense) -> None:
+                networks[d.key] = timed_warm(lambda: d.network(*d.inputs), 4)
+
+            clock += self.calm.during(whole)
         unit = settled(clock, self.threads).median
+        timings = zip(*passes, strict=True) if passes else ()
         return Turn(
             unit,
-            [[t.scaled(1 / unit) for t in its[1:]] for its in timings],
+            [[t.scaled(1 / unit) for t in its] for its in timings],
             {key: [t.scaled(1 / unit) for t in its] for key, its in networks.items()},
         )
 

@@ -160,11 +160,20 @@ class Scratch {
   size_t size_ = 0;
 };
 
+// Shared by all families: a network that mixes them would else fill the caches with their scratch.
+inline Scratch &panel_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+inline Scratch &plane_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
 inline int64_t whole_pages(int64_t floats) { return (floats + 1023) / 1024 * 1024; }
 
 template <class Family>
 int multiply_view(const amc_weight &w, const View &view, const Planes *planes) {
-  static thread_local Scratch scratch;
   const amc_call &call = view.call;
   const Cut cut(view.columns(), Family::most_vectors(w));
   if (!cut.columns || !call.rows) return AMC_OK;
@@ -174,7 +183,7 @@ int multiply_view(const amc_weight &w, const View &view, const Planes *planes) {
   // Narrower panels have more blocks at once, but no more floats.
   const int64_t packed = whole_pages(std::max(w.block * stride, CACHED) + LANES);
   const int64_t tile = whole_pages(padded_rows * stride);
-  float *memory = scratch.take(static_cast<size_t>(threads * (packed + tile)));
+  float *memory = panel_scratch().take(static_cast<size_t>(threads * (packed + tile)));
   if (!memory) return AMC_NO_MEMORY;
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(static_cast<int>(threads)) schedule(static, 1) if (threads > 1)
@@ -192,11 +201,10 @@ int multiply(const amc_weight *w, const amc_call *call) {
   if (w->block < 1 || w->depth < 0 || call->threads < 1) return AMC_BAD_CALL;
   const View view(*call);
   if (view.pointwise) return multiply_view<Family>(*w, view, nullptr);
-  static thread_local Scratch scratch;
   Planes planes(*call);
   const int64_t group = std::clamp<int64_t>(PLANES / std::max<int64_t>(planes.image, 1), 1,
                                             std::max<int64_t>(call->batch, 1));
-  float *memory = scratch.take(static_cast<size_t>(planes.image * group + 2 * LANES));
+  float *memory = plane_scratch().take(static_cast<size_t>(planes.image * group + 2 * LANES));
   if (!memory) return AMC_NO_MEMORY;
   fill_zero(memory + planes.image * group, 2 * LANES);
   planes.at = memory;

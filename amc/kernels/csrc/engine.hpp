@@ -75,8 +75,9 @@ struct Cut {
 };
 
 inline Share share_of(const Cut &cut, int64_t rows, int64_t unit, int64_t thread, int64_t threads) {
-  // Panels first: then nobody packs what another one packs too.
-  if (cut.panels >= 4 * threads || (cut.panels >= threads && cut.panels % threads == 0) || rows < 2 * unit)
+  // Many panels: nobody packs what another one packs too. Few panels are split by rows: side by side in
+  // a row of Y, two threads would write to the same cache lines.
+  if (cut.panels >= 4 * threads || rows < 2 * unit)
     return {thread * cut.panels / threads, (thread + 1) * cut.panels / threads, 0, rows};
   const int64_t units = (rows + unit - 1) / unit;
   return {0, cut.panels, thread * units / threads * unit,

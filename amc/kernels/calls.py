@@ -74,14 +74,17 @@ class Ready:
 
     def suiting(self, columns: int) -> Ready:
         """Return the weight in the form that suits a linear layer of ``columns`` columns."""
-        limit = self.kernel.most_few_columns()
+        limit = self.kernel.most_few_columns(self.packed.shape[0])
         if self.layout[0] == SPMM and len(self.packed.shape) == 2 and columns <= limit:
             return self.for_few_columns
         return self
 
     @cached_property
     def for_few_columns(self) -> Ready:
-        """The same weight in the few-columns form; making it takes about as long as packing."""
+        """A copy of the weight in the few-columns form; making it takes about as long as packing.
+
+        Values changed behind torch's back (``.data``, numpy) are not seen by it.
+        """
         pattern, shape = self.packed.pattern, list(self.packed.shape)
         dense = self.kernel.unpack(self.packed)
         packed = self.kernel.pack(dense, pattern, few_columns=True)
@@ -154,7 +157,10 @@ class Plan:
         """Return the layer's output; ``x`` has the layout that the plan was made for."""
         if self.copies:
             x = x.contiguous(memory_format=self.format)
+        if x.is_neg():  # a view whose numbers are those in memory, negated
+            x = x.resolve_neg()
         if bias is not None:
+            bias = bias.resolve_neg()
             if bias.shape != self.bias_shape or bias.dtype is not torch.float32 or not bias.is_cpu:
                 check_bias(bias, self.to.rows)
             if not bias.is_contiguous():

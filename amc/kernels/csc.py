@@ -36,9 +36,9 @@ class Csc(Sparse):
     patterns: ClassVar[tuple[str, ...]] = ("csc",)
 
     @staticmethod
-    def most_few_columns() -> int:
-        """Return 1: further columns share no skipped activations."""
-        return 1
+    def most_few_columns(rows: int) -> int:
+        """Return 1, for further columns share no skipped activations; 0 for too many rows."""
+        return 1 if rows <= MOST_ROWS else 0
 
     @staticmethod
     def pack(

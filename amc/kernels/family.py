@@ -35,8 +35,8 @@ class Sparse:
         return core.backend()
 
     @staticmethod
-    def most_few_columns() -> int:
-        """Return up to how many columns linear layers switch to the few-columns form."""
+    def most_few_columns(rows: int) -> int:
+        """Return up to how many columns layers of ``rows`` outputs take the few-columns form."""
         return 0
 
     @staticmethod

@@ -102,9 +102,16 @@ def _out(size: int, kernel: int, stride: int, padding: int, dilation: int) -> in
     return max(0, (room - reach) // stride + 1)
 
 
+# Of strides, paddings and dilations: so that no product of sizes leaves 64 bits in the kernels.
+MOST_OPTION = 65536
+
+
 def _pair(name: str, value: Sequence[int], least: int) -> tuple[int, int]:
-    if len(value) != 2 or min(value) < least:
-        raise InputError(f"`{name}` must be two integers >= {least}, but got {list(value)}")
+    if len(value) != 2 or min(value) < least or max(value) > MOST_OPTION:
+        raise InputError(
+            f"`{name}` must be two integers >= {least} and at most {MOST_OPTION}, "
+            f"but got {list(value)}"
+        )
     return value[0], value[1]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amc.errors import InputError
 from amc.kernels import KERNELS, ops
 from amc.kernels.family import Sparse
-from amc.kernels.geometry import check_bias
+from amc.kernels.geometry import MOST_OPTION, check_bias
 from amc.kernels.packed import FIELDS, Packed
 from amc.kernels.patterns import first_violation
 from amc.registry import lookup
@@ -266,8 +266,11 @@ def pair(name: str, value: int | Sequence[int] | str, least: int) -> list[int]:
             "give the number of pixels on each side"
         )
     both = [value, value] if isinstance(value, int) else list(value)
-    if len(both) != 2 or not all(type(n) is int and n >= least for n in both):
-        raise InputError(f"`{name}` must be one or two integers >= {least}, but got {value!r}")
+    if len(both) != 2 or not all(type(n) is int and least <= n <= MOST_OPTION for n in both):
+        raise InputError(
+            f"`{name}` must be one or two integers >= {least} and at most {MOST_OPTION}, "
+            f"but got {value!r}"
+        )
     return both
 
 

@@ -27,7 +27,7 @@ from amc.kernels.packed import (
 )
 from amc.kernels.patterns import KEEP, first_violation
 
-BLOCK = 64  # of depth: a panel of 64 columns of it fills half of a first-level cache of 32 KiB
+BLOCK = 64  # of depth: with panels of 8 vectors of columns, 16 or 32 KiB of a first-level cache
 LANES = 16  # output rows that the few-columns form computes together
 # Measured on weights from 512 x 512 to 3072 x 768; without a permutation by lanes it never pays.
 FEW_COLUMNS_OF = {"c-avx512": 24, "c-avx2": 6, "c-baseline": 0}
@@ -42,7 +42,7 @@ class Nm(Sparse):
     channel_multiple: ClassVar[int] = 4
 
     @staticmethod
-    def most_few_columns() -> int:
+    def most_few_columns(rows: int) -> int:
         """Return up to how many columns the form whose lanes are rows is the faster one."""
         return FEW_COLUMNS_OF.get(core.backend(), 3)
 

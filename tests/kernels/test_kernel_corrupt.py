@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -267,3 +268,35 @@ def test_weights_that_cannot_be_packed() -> None:
         SparseConv2d(csr.pack(drawn(4, 4)))
     with pytest.raises(InputError, match=r"takes a weight \[M, K\]"):
         SparseLinear(csr.pack(drawn(4, 4, 1, 1)))
+
+
+@pytest.mark.parametrize("option", ["stride", "padding", "dilation"])
+@pytest.mark.parametrize("size", [65537, 2**30, 2**63 - 1, 2**64])
+def test_options_that_would_overflow_are_refused(option: str, size: int) -> None:
+    kernel = kernel_of("csr")
+    for taps in (1, 3):
+        packed = kernel.pack(sparse_weight("csr", (8, 4, taps, taps), 0.5))
+        with pytest.raises(InputError, match=f"`{option}` must be two integers"):
+            kernel.run(packed, drawn(1, 4, 5, 5), **{option: (size, size)})  # type: ignore[arg-type]
+    layer = SparseConv2d(packed)
+    state = layer.state_dict()
+    about = json.loads(bytes(state["settings"].tolist())) | {option: [size, size]}
+    state["settings"] = torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8)
+    with pytest.raises(InputError, match=f"`{option}` must be one or two integers"):
+        layer_from_state(state)
+
+
+def test_csc_with_more_rows_than_its_few_columns_form_holds_still_runs() -> None:
+    weight = torch.zeros(65540, 3)
+    weight[65539, 1] = 2.0
+    packed = kernel_of("csc").pack(weight)
+    x = drawn(1, 3)
+    torch.testing.assert_close(kernel_of("csc").run(packed, x)[0, 65539], 2 * x[0, 1])
+
+
+def test_a_negated_view_is_read_as_what_it_shows() -> None:
+    kernel, weight = kernel_of("csr"), sparse_weight("csr", (6, 10), 0.5)
+    x, bias = drawn(4, 10), drawn(6)
+    packed = kernel.pack(weight)
+    y = kernel.run(packed, torch._neg_view(x), torch._neg_view(bias))
+    torch.testing.assert_close(y, torch.nn.functional.linear(-x, weight, -bias))

@@ -5,9 +5,9 @@
  * channels fastest. A linear layer is a 1x1 convolution of 1x1 images. Only stored weights are
  * multiplied: an activation that meets no stored weight reaches no output, NaN and infinity included.
  *
- * Every function returns 0, or one of the AMC_* codes; it then has written nothing. The caller has
- * checked that the packed arrays have the lengths below and that their indices lie inside; strides and
- * pointers are taken as given.
+ * Every function returns 0, or one of the AMC_* codes; what Y holds is then undefined. The caller has
+ * checked that the packed arrays have the lengths below and that their indices lie inside, and that
+ * strides, paddings and dilations are at most 65536; strides of memory and pointers are taken as given.
  */
 #ifndef AMC_KERNELS_H
 #define AMC_KERNELS_H
@@ -74,7 +74,7 @@ int amc_nm_gemv(const amc_weight *weight, const amc_call *call);
 int amc_nm_gemv_half(const amc_weight *weight, const amc_call *call);
 int amc_csc_gemv(const amc_weight *weight, const amc_call *call);
 
-/* A dense y = W x with W row-major [rows, depth], as fast as memory allows: the yardstick of the GEMVs. */
+/* A dense y = W x with W row-major [rows, depth], reading W once: the yardstick of the GEMVs. */
 int amc_dense_gemv(const amc_weight *weight, const amc_call *call);
 
 /* Multiply-adds a second of registers alone, one thread: the ceiling that fractions are quoted against. */

@@ -147,7 +147,9 @@ class Scratch {
  public:
   float *take(size_t floats) {
     if (floats > size_) {
+      if (floats > SIZE_MAX / 8) return nullptr;
       std::free(memory_);
+      memory_ = nullptr;
       size_ = (floats + 1023) / 1024 * 1024;
       memory_ = static_cast<float *>(std::aligned_alloc(4096, size_ * sizeof(float)));
       if (!memory_) size_ = 0;

@@ -256,34 +256,40 @@ void csc_rows(const amc_weight &w, const amc_call &c, int64_t first, int64_t las
   }
 }
 
-// Dense, four vectors of columns of eight rows at a time: as fast as memory gives it.
-void dense_rows(const amc_weight &w, const amc_call &c, int64_t first, int64_t last, const float *x, int64_t n) {
-  constexpr int R = 4, U = 2;
+// Dense, four rows at a time, N columns: every weight is read once.
+template <int N>
+void dense_rows(const amc_weight &w, const amc_call &c, int64_t first, int64_t last, const float *const *x, int64_t n) {
+  constexpr int R = 4, U = N == 1 ? 2 : 1;
   const float *values = static_cast<const float *>(w.values);
   for (int64_t row = first; row < last; row += R) {
     const float *at[R];
     for (int r = 0; r < R; r++) at[r] = values + std::min(row + r, last - 1) * w.depth;
-    vec sums[R][U];
+    vec sums[R][U][N];
     AMC_UNROLL
     for (int r = 0; r < R; r++)
       AMC_UNROLL
-      for (int u = 0; u < U; u++) sums[r][u] = vec{};
+      for (int u = 0; u < U; u++)
+        AMC_UNROLL
+        for (int i = 0; i < N; i++) sums[r][u][i] = vec{};
     int64_t k = 0;
     for (; k + U * LANES <= w.depth; k += U * LANES)
       AMC_UNROLL
-      for (int u = 0; u < U; u++) {
-        const vec pixels = load_any(x + k + u * LANES);
+      for (int u = 0; u < U; u++)
         AMC_UNROLL
-        for (int r = 0; r < R; r++) sums[r][u] += load_any(at[r] + k + u * LANES) * pixels;
+        for (int r = 0; r < R; r++) {
+          const vec weights = load_any(at[r] + k + u * LANES);
+          AMC_UNROLL
+          for (int i = 0; i < N; i++) sums[r][u][i] += weights * load_any(x[n + i] + k + u * LANES);
+        }
+    for (int r = 0; r < R && row + r < last; r++)
+      for (int i = 0; i < N; i++) {
+        vec total = sums[r][0][i];
+        for (int u = 1; u < U; u++) total += sums[r][u][i];
+        float sum = c.bias ? c.bias[row + r] : 0.0f;
+        for (int lane = 0; lane < LANES; lane++) sum += total[lane];
+        for (int64_t rest = k; rest < w.depth; rest++) sum += at[r][rest] * x[n + i][rest];
+        c.y[(n + i) * c.y_stride[0] + (row + r) * c.y_stride[1]] = c.relu && sum < 0.0f ? 0.0f : sum;
       }
-    for (int r = 0; r < R && row + r < last; r++) {
-      vec total = sums[r][0];
-      for (int u = 1; u < U; u++) total += sums[r][u];
-      float sum = c.bias ? c.bias[row + r] : 0.0f;
-      for (int i = 0; i < LANES; i++) sum += total[i];
-      for (int64_t rest = k; rest < w.depth; rest++) sum += at[r][rest] * x[rest];
-      c.y[n * c.y_stride[0] + (row + r) * c.y_stride[1]] = c.relu && sum < 0.0f ? 0.0f : sum;
-    }
   }
 }
 
@@ -323,7 +329,14 @@ extern "C" int AMC_NAME(dense_gemv)(const amc_weight *weight, const amc_call *ca
 #pragma omp parallel for num_threads(static_cast<int>(threads)) schedule(static, 1) if (threads > 1)
 #endif
   for (int64_t t = 0; t < threads; t++)
-    for (int64_t n = 0; n < c.batch; n++)
-      AMC_ISA::dense_rows(*weight, c, t * c.rows / threads, (t + 1) * c.rows / threads, x.columns[n], n);
+    for (int64_t n = 0, first = t * c.rows / threads, last = (t + 1) * c.rows / threads; n < c.batch;) {
+      const int64_t left = c.batch - n;
+      if (left >= 3)
+        AMC_ISA::dense_rows<3>(*weight, c, first, last, x.columns, n), n += 3;
+      else if (left == 2)
+        AMC_ISA::dense_rows<2>(*weight, c, first, last, x.columns, n), n += 2;
+      else
+        AMC_ISA::dense_rows<1>(*weight, c, first, last, x.columns, n), n += 1;
+    }
   return AMC_OK;
 }

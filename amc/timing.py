@@ -18,7 +18,7 @@ from amc.latency.session import Reference, device_settings
 from amc.latency.table import LatencyTable
 
 PRECISION = 0.02  # of the 95% interval of a median, half its width
-PATIENCE_S = 10.0  # at first, for the device to be as fast as it was for the table
+PATIENCE_S = 3.0  # at first, for the device to be as fast as it was for the table
 PER_TURN = 3  # timings of each network in a turn, after one that warms up
 TURNS = 8  # at least
 FEWEST = 20  # timings of a subject by the wall clock, else the processor's time counts

@@ -19,7 +19,7 @@ SLOWED = 1.15  # times the fast reference: more, and something else is running
 FAST_QUANTILE = 0.1  # of all readings: the fast reference; the very fastest may be a lucky moment
 LOOK_S = 0.5  # at first, for how fast the reference can be
 PAUSE_S = 0.01  # between two looks
-PATIENCE = 1.5  # seconds of waiting that a second of calm work allows
+PATIENCE = 1.0  # seconds of waiting that a second of calm work allows
 
 
 class Calm:

@@ -35,7 +35,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DENSE_EVERY = 3  # turns between two timings of the dense networks
 EVICTED_BYTES = 16 << 20  # read between two calls to fill a core's own caches with other data
 CACHE_REPEATS = 5
-PATIENCE_S = 5.0  # at first, for other programs to let the core alone
+PATIENCE_S = 3.0  # at first, for other programs to let the core alone
 
 Progress = Callable[[int, int, str], None]
 Point = tuple[OpTemplate, tuple[int, ...]]

@@ -14,6 +14,7 @@ from amc.bench_cases import Case, all_cases
 from amc.bench_rivals import Call
 from amc.errors import InputError
 from amc.kernels import core
+from amc.kernels.patterns import KEEP
 from amc.reporting import Handle, Reporter
 
 SHORTEST_S = 2e-4  # of one turn: calls that take less are repeated within it
@@ -117,7 +118,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return geometric means over shapes, a row for each operation, pattern and sparsity."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        asked = row["sparsity"] if row["pattern"] in KEEP_OWN else round(row["sparsity"], 2)
+        asked = row["sparsity"] if row["pattern"] in KEEP else round(row["sparsity"], 2)
         key = (row["set"], row["operation"], row["pattern"], asked, row.get("values", "float32"))
         groups.setdefault(key, []).append(row)
     return [
@@ -144,9 +145,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for key, group in groups.items()
     ]
-
-
-KEEP_OWN = ("2:4", "1:4")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

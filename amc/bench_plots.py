@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from amc.kernels.patterns import KEEP
 from amc.plots import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save
 
 
@@ -81,5 +82,5 @@ def predictions(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
 def _label(row: Mapping[str, Any]) -> str:
     values = " f16" if row.get("values") == "float16" else ""
     pattern = str(row["pattern"])
-    sparsity = "" if pattern in ("2:4", "1:4") else f" {100 * row['sparsity']:.0f}%"
+    sparsity = "" if pattern in KEEP else f" {100 * row['sparsity']:.0f}%"
     return f"{row['set']} {row['operation']}: {pattern}{sparsity}{values}"

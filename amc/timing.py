@@ -84,17 +84,16 @@ def measure_deployed(
     """Return the time of each of ``networks``, which are run as they are.
 
     All of them, the reference operation and the ``dense`` network (its ``network_key`` and itself)
-    take turns until every median is known to 2%, for at most ``seconds_each`` a network. Nothing
-    else should run on the device meanwhile.
+    take turns until every median is known to 2%, for at most ``seconds_each`` a network. What was
+    timed while the core was slowed down is timed again; nothing else should run meanwhile.
     """
     known = table.networks.get(dense[0]) if dense else None
     samples: dict[str, list[Timing]] = {name: [] for name in networks}
     reference_t: list[Timing] = []
     dense_t: list[Timing] = []
     with device_settings(table.threads):
-        wanted_s = seconds_each * (len(networks) + 1)
         calm = Calm(Reference().timings, PATIENCE_S, table.reference_s)
-        end = time.monotonic() + wanted_s
+        end = time.monotonic() + seconds_each * (len(networks) + 1)
         turn = 0
         while turn < TURNS or (time.monotonic() < end and not _steady(samples, table.threads)):
             turn += 1

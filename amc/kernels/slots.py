@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amc.errors import InputError
 from amc.kernels.depth import block_lengths
 from amc.kernels.packed import SPARE, Packed, expect, refuse
 
@@ -19,9 +20,14 @@ def find_slots(kept: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[Any]
     """Return where ``kept`` ``[blocks, groups, block]`` is true: flat positions, starts, indices.
 
     Starts have one number for each (block, group) and one more; indices are depths within the
-    block, followed by spare zeros.
+    block, followed by spare zeros. Raises ``InputError`` for more than ``MOST_SLOTS``.
     """
     found = np.flatnonzero(kept)
+    if len(found) > MOST_SLOTS:
+        raise InputError(
+            f"a packed weight holds at most {MOST_SLOTS} slots, but got {len(found)}; "
+            "split the layer"
+        )
     counts = np.count_nonzero(kept, axis=2).ravel()
     starts = np.zeros(len(counts) + 1, dtype=np.uint32)
     starts[1:] = np.cumsum(counts)

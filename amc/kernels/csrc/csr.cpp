@@ -4,7 +4,6 @@
 namespace AMC_ISA {
 namespace {
 
-
 // Floats of a piece of X: sparse rows touch little of it, so the second-level cache is near enough.
 constexpr int64_t WIDE = 32768;
 

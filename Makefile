@@ -9,8 +9,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 CSRC := CMakeLists.txt $(wildcard amc/kernels/csrc/*.cpp amc/kernels/csrc/*.h*)
 # CMake and ninja of the environment; where it has none, the system's.
 CMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" cmake
+CONFIGURE = $(CMAKE) -S . -B build/kernels -G Ninja || { rm -f build/kernels/CMakeCache.txt; exit 1; }
 # Random layers that the corpus runs through every family and instruction set.
 CASES ?= 400
+# Those of an emulated processor, which is some hundred times slower.
+EMULATED ?= 40
 SANITIZED := tests/kernels
 # In this order, before Python: the checking of addresses, what it needs to see exceptions.
 SANITIZERS = $(shell for name in libasan.so libubsan.so libstdc++.so; do $(or $(CXX),g++) -print-file-name=$$name; done)
@@ -38,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt $(CSRC)
 
 # Builds what has changed, in place: faster than `make setup` while the C++ is worked on.
 kernels:
-	$(CMAKE) -S . -B build/kernels -G Ninja || { rm -f build/kernels/CMakeCache.txt; exit 1; }
+	$(CONFIGURE)
 	$(CMAKE) --build build/kernels --target install
 
 check: $(STAMP)
@@ -52,25 +55,25 @@ test: check
 
 # The C++ corpus, then the kernels' tests, with addresses and undefined behaviour checked.
 sanitize: $(STAMP)
-	$(CMAKE) -S . -B build/sanitize -G Ninja -DAMC_CORPUS=ON -DAMC_SANITIZE=ON
-	$(CMAKE) --build build/sanitize
+	$(CMAKE) -S . -B build/sanitize -G Ninja -DAMC_SANITIZE=ON
+	$(CMAKE) --build build/sanitize --target amc_corpus
 	build/sanitize/amc_corpus $(CASES)
 	AMC_KERNELS=build/sanitize/libamc_kernels.so LD_PRELOAD="$(SANITIZERS)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -p no:cacheprovider $(SANITIZED)
 
 # The corpus on processors that may not be at hand; what has no emulator here is said to be skipped.
 emulate:
-	$(CMAKE) -S . -B build/corpus -G Ninja -DAMC_CORPUS=ON
-	$(CMAKE) --build build/corpus
-	build/corpus/amc_corpus $(CASES)
+	$(CONFIGURE)
+	$(CMAKE) --build build/kernels --target amc_corpus
+	build/kernels/amc_corpus $(CASES)
 	@if ! command -v qemu-x86_64; then echo "SKIPPED: baseline and avx2 under emulation, which need qemu-user"; else set -e; \
-		for cpu in Nehalem max; do echo "qemu-x86_64 -cpu $$cpu:"; qemu-x86_64 -cpu $$cpu build/corpus/amc_corpus 40 0 heap 2>/dev/null; done; fi
+		for cpu in Nehalem max; do echo "qemu-x86_64 -cpu $$cpu:"; qemu-x86_64 -cpu $$cpu build/kernels/amc_corpus $(EMULATED) 0 heap 2>/dev/null; done; fi
 	@if ! command -v qemu-aarch64 || ! command -v $(ARM)-g++; then \
 		echo "SKIPPED: neon, NEVER EXECUTED here: it needs qemu-user and g++-$(ARM)"; else set -e; \
-		$(CMAKE) -S . -B build/aarch64 -G Ninja -DAMC_CORPUS=ON -DCMAKE_SYSTEM_NAME=Linux \
+		$(CMAKE) -S . -B build/aarch64 -G Ninja -DCMAKE_SYSTEM_NAME=Linux \
 			-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM)-g++; \
-		$(CMAKE) --build build/aarch64; \
-		qemu-aarch64 -L /usr/$(ARM) build/aarch64/amc_corpus 40; fi
+		$(CMAKE) --build build/aarch64 --target amc_corpus; \
+		qemu-aarch64 -L /usr/$(ARM) build/aarch64/amc_corpus $(EMULATED); fi
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache amc/kernels/libamc_kernels.so

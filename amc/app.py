@@ -300,9 +300,13 @@ def apply(
 def evaluate_plan(
     plan: Path, task: str | None = None, data_folder: str | None = None
 ) -> dict[str, Any]:
-    """Return accuracy now and on record, and latency predicted, measured on record and now."""
+    """Return accuracy now and on record, and latency predicted, measured on record and now.
+
+    ``backend`` names the kernels of the table that it was measured against; ``None`` where it was
+    not measured, as a plan does not say what its latencies on record ran on.
+    """
     torch.set_num_threads(1)
-    return planned.evaluate(plan, task, data_folder)
+    return {"backend": None, **planned.evaluate(plan, task, data_folder)}
 
 
 def validate(path: Path) -> dict[str, Any]:

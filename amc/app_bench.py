@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from amc import app
 from amc.config import LatencyConfig, SearchConfig
 from amc.errors import InputError
 from amc.files import check_writable, write_json
-from amc.latency.device import target_path
+from amc.latency.device import describe_clocks, describe_device, kernel_digest, target_path
 from amc.reporting import Reporter, SilentReporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
@@ -27,29 +29,45 @@ def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dic
 
 
 def bench_kernels(
-    rounds: int = 25,
+    rounds: int | None = None,
     batch_size: int = 1,
-    threads: int = 1,
+    threads: Sequence[int] = (1,),
+    sets: Sequence[str] = ("table", "zoo"),
+    quick: bool = False,
     reporter: Reporter | None = None,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Time every kernel against dense torch and sparse libraries; return a row a kernel and shape.
 
-    ``amc.bench_kernels.summary`` sums the rows up. ``batch_size`` is of the zoo's layers. ``out``
-    is a folder for ``kernels.json`` and ``kernels.png``.
+    ``amc.bench_summary.summary`` sums the rows up. ``batch_size`` is of the zoo's layers. All
+    numbers of ``threads`` take turns. ``rounds`` are 15 unless given, 7 if ``quick``, which takes
+    fewer shapes and patterns. ``out`` is a folder for ``kernels.json``, which holds the device and
+    the summary too, and ``kernels.png``.
     """
-    from amc.bench_kernels import check_rounds, kernels
+    from amc.bench_cases import Selection
+    from amc.bench_kernels import QUICK_ROUNDS, ROUNDS, check_options, kernels
     from amc.bench_plots import kernel_speedups
+    from amc.bench_summary import summary
 
-    for name, value in (("batch_size", batch_size), ("threads", threads)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, but got {value}")
-    check_rounds(rounds)
+    chosen = Selection(sets, batch_size, quick)
+    rounds = (QUICK_ROUNDS if quick else ROUNDS) if rounds is None else rounds
+    check_options(rounds, threads, chosen)
     if out is not None:
         check_writable(out / "kernels.json", "--out")
-    rows = kernels(reporter or SilentReporter(), rounds, batch_size, threads)
+    begin = time.perf_counter()
+    rows = kernels(reporter or SilentReporter(), chosen, rounds, threads)
     if out is not None:
-        write_json(out / "kernels.json", rows)
+        about = {
+            "device": describe_device(),
+            "clocks": describe_clocks(),
+            "versions": {name: version(name) for name in ("torch", "scipy", "onnxruntime")},
+            "kernel_digest": kernel_digest(),
+            "backend": rows[0]["backend"],
+            "rounds": rounds,
+            "batch_size": batch_size,
+            "bench_s": round(time.perf_counter() - begin, 1),
+        }
+        write_json(out / "kernels.json", about | summary(rows) | {"rows": rows})
         title = f"Sparse kernels ({rows[0]['backend']}) against the fastest dense form"
         kernel_speedups(out / "kernels.png", rows, title)
     return rows

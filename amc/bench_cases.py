@@ -1,63 +1,76 @@
-"""The shapes that ``amc bench kernels`` times, each with its dense forms, kernels and rivals."""
+"""What ``amc bench kernels`` times of each shape: dense forms, kernels and rivals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amc import bench_rivals as rivals
 from amc.bench_rivals import Call, Convolution
+from amc.bench_roofline import FEW as FEW_COLUMNS
+from amc.bench_shapes import CONVOLUTIONS, PRODUCTS, VECTORS, ZOO, zoo_layers
 from amc.kernels import KERNELS, core
 from amc.kernels.calls import ready
 from amc.kernels.family import Sparse
-from amc.kernels.patterns import KERNEL_OF, keep_largest
+from amc.kernels.modules import SparseConv2d, SparseLinear
+from amc.kernels.packed import SPMM, Packed
+from amc.kernels.patterns import KERNEL_OF, UNSTRUCTURED, keep_largest
 from amc.registry import lookup
 
-# Weight [M, K] times activations [K, N]: the layers of ResNet-50 and of a small transformer.
-PRODUCTS = (
-    (64, 64, 3136),
-    (128, 128, 784),
-    (256, 256, 196),
-    (512, 512, 49),
-    (256, 1152, 196),
-    (768, 768, 128),
-    (3072, 768, 128),
-    (1024, 1024, 16),
-)
-VECTORS = ((512, 512), (768, 768), (1024, 1024), (3072, 768), (4096, 1024), (4096, 4096))
-CONVOLUTIONS = (
-    Convolution(64, 64, (56, 56), 3, 1, 1),
-    Convolution(128, 64, (28, 28), 3, 1, 1),
-    Convolution(256, 128, (14, 14), 3, 1, 1),
-    Convolution(256, 256, (14, 14), 3, 1, 1),
-    Convolution(512, 512, (7, 7), 3, 1, 1),
-)
 PATTERNS: tuple[tuple[str, float | None], ...] = (
     ("2:4", None),
     ("1:4", None),
     *(("csr", sparsity) for sparsity in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)),
     *(("4x1", sparsity) for sparsity in (0.5, 0.75, 0.9)),
 )
-FEW = (("2:4", None), ("csr", 0.9), ("csc", 0.9))  # for layers of networks and for vectors
-ZOO = ("resnet8", "resnet20", "mobilenet")
+FEW: tuple[tuple[str, float | None], ...] = (("2:4", None), ("csr", 0.9), ("csc", 0.9))
+QUICK: tuple[tuple[str, float | None], ...] = (("2:4", None), ("csr", 0.5), ("csr", 0.9))
+SETS = ("table", "zoo")
+GEMV = 3  # columns of a GEMV, at most
 
 
 Draw = Callable[..., Tensor]
+Maker = Callable[[], "Case"]
+Patterns = Sequence[tuple[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is timed: ``sets`` of shapes; ``quick`` takes fewer of them, and three patterns.
+
+    ``batch_size`` is that of the layers of the zoo's networks.
+    """
+
+    sets: Sequence[str] = SETS
+    batch_size: int = 1
+    quick: bool = False
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A kernel's row of the benchmark: what it is, and the calls that it may be run by."""
+    """A kernel's row of the benchmark: what it is, and the calls that it may be run by.
+
+    ``size_bytes`` is what one call moves where memory may set the pace, else ``None``.
+    """
 
     row: dict[str, Any]
-    calls: Mapping[str, Call]  # by memory layout; the fastest counts, as it does for dense forms
+    calls: Mapping[str, Call]  # by layout; the fastest counts, as it does for dense forms
     rivals: Mapping[str, Call]  # of the same zeros
     alone: Mapping[str, Call] = field(default_factory=dict)  # the compiled kernel itself
+    size_bytes: int | None = None
+
+    @property
+    def zeros(self) -> str:
+        """Which zeros the weight has: subjects of a case that share them share their rivals."""
+        pattern = self.row["pattern"]
+        where = "unstructured" if pattern in UNSTRUCTURED else pattern
+        return f"{where} {self.row['sparsity']}"
 
 
 @dataclass(frozen=True)
@@ -70,35 +83,39 @@ class Case:
     subjects: Sequence[Subject]
 
 
-def all_cases(batch_size: int, threads: int) -> Iterator[Callable[[], Case]]:
-    """Yield makers of all cases; with several threads of the products alone."""
-    generator = torch.Generator().manual_seed(0)
+def all_cases(chosen: Selection) -> list[Maker]:
+    """Return makers of all cases; each makes the same numbers whenever it is called.
 
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    for rows, depth, columns in PRODUCTS:
-        yield partial(_product, draw, rows, depth, columns)
-    if threads > 1:
-        return
-    for rows, depth in VECTORS:
-        for columns in (1, 2, 3):
-            yield partial(_vector, draw, rows, depth, columns)
-    for how in CONVOLUTIONS:
-        yield partial(_convolution, draw, how, "table", PATTERNS)
-    for how in _zoo_layers(batch_size):
-        yield partial(_convolution, draw, how, "zoo", FEW[:2])
+    A case is made for as many threads as torch has then.
+    """
+    makers: list[Maker] = []
+    patterns = QUICK if chosen.quick else PATTERNS
+    some = slice(1, None, 2) if chosen.quick else slice(None)
+    columns = (1,) if chosen.quick else (1, 2, 3)
+    if "table" in chosen.sets:
+        makers += [partial(_product, *shape, "table", patterns) for shape in PRODUCTS[some]]
+        makers += [partial(_vector, *shape, n) for shape in VECTORS[some] for n in columns]
+        makers += [partial(_convolution, how, "table", patterns) for how in CONVOLUTIONS[some]]
+    if "zoo" in chosen.sets:
+        zoo = ZOO[:1] if chosen.quick else ZOO
+        for layer, networks in zoo_layers(zoo, chosen.batch_size).items():
+            about = {"networks": networks}
+            if isinstance(layer, Convolution):
+                makers.append(partial(_convolution, layer, "zoo", FEW[:2], about))
+            else:
+                makers.append(partial(_product, *layer, "zoo", FEW, about))
+    return makers
 
 
 def _row(
-    group: str, operation: str, pattern: str, sparsity: float, shape: Sequence[int], **more: Any
+    group: str, operation: str, pattern: str, sparse: Tensor, shape: Sequence[int], **more: Any
 ) -> dict[str, Any]:
     return {
         "set": group,
         "operation": operation,
         "kernel": KERNEL_OF[pattern],
         "pattern": pattern,
-        "sparsity": sparsity,
+        "sparsity": round(1 - sparse.count_nonzero().item() / sparse.numel(), 4),
         "shape": list(shape),
         **more,
     }
@@ -109,50 +126,81 @@ def _packed(weight: Tensor, pattern: str, sparsity: float | None) -> tuple[type[
     return kernel, keep_largest(weight, pattern, sparsity)
 
 
-def _zeros(weight: Tensor) -> float:
-    return round(1 - weight.count_nonzero().item() / weight.numel(), 4)
+def _draw() -> Draw:
+    return partial(torch.randn, generator=torch.Generator().manual_seed(0))
 
 
-def _product(draw: Draw, rows: int, depth: int, columns: int) -> Case:
+def _moved(packed: Packed, rows: int, depth: int, columns: int) -> int:
+    """Return the bytes that one call reads and writes: weight, activations, output."""
+    return packed.weight_bytes + 4 * columns * (rows + depth)
+
+
+def _product(
+    rows: int,
+    depth: int,
+    columns: int,
+    group: str,
+    patterns: Patterns,
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> Case:
+    """Return a linear layer ``[N, K]``, and, from 4 columns on, the same product of planes."""
+    draw = _draw()
     weight, x = draw(rows, depth), draw(depth, columns)
     image = x.reshape(1, depth, *rivals.sides(columns)).contiguous()
     transposed = x.t().contiguous()
+    operation = "gemv" if columns <= GEMV else "spmm"
     subjects = []
-    for pattern, sparsity in PATTERNS:
+    for pattern, sparsity in patterns:
         kernel, sparse = _packed(weight, pattern, sparsity)
-        planes = kernel.pack(sparse.reshape(rows, depth, 1, 1), pattern)
-        linear = kernel.pack(sparse, pattern)
-        calls = {
-            "planes": lambda k=kernel, w=planes: k.run(w, image),
-            "channels_last": lambda k=kernel, w=linear: k.run(w, transposed),
-        }
+        packed = kernel.pack(sparse, pattern)
+        linear = SparseLinear(packed)
+        few = columns <= kernel.most_few_columns(rows)
+        name = "linear_few_columns" if few else "linear"
+        calls: dict[str, Call] = {name: partial(linear.forward, transposed)}
+        if columns > GEMV:
+            planes = SparseConv2d(kernel.pack(sparse.reshape(rows, depth, 1, 1), pattern))
+            calls["planes"] = partial(planes.forward, image)
         others = rivals.torch_sparse(sparse, x) | rivals.scipy_sparse(sparse, x)
-        row = _row("table", "spmm", pattern, _zeros(sparse), (rows, depth, columns))
-        subjects.append(Subject(row, calls, others))
-    name = f"{rows}x{depth}x{columns}"
-    return Case(name, rivals.dense_products(weight, x), rivals.onnx_runtime(weight, x), subjects)
+        row = _row(group, operation, pattern, sparse, (rows, depth, columns), **about)
+        moved = _moved(packed, rows, depth, columns) if columns <= FEW_COLUMNS else None
+        subjects.append(Subject(row, calls, others, size_bytes=moved))
+    beside = rivals.onnx_runtime(weight, x)
+    return Case(f"{rows}x{depth}x{columns}", rivals.dense_products(weight, x), beside, subjects)
 
 
-def _vector(draw: Draw, rows: int, depth: int, columns: int) -> Case:
+def _vector(rows: int, depth: int, columns: int) -> Case:
     """Return few columns; ``dense_gemv`` is a dense product as fast as memory gives it."""
-    weight, x = draw(rows, depth), draw(columns, depth)
+    weight, forms = _vector_weights(rows, depth)
+    x = _draw()(columns, depth)
+    transposed = x.t().contiguous()
     subjects = []
+    for pattern, values, sparse, packed in forms:
+        shape = (rows, depth, columns)
+        row = _row("table", "gemv", pattern, sparse, shape, values=values)
+        checked = ready(packed.arrays, packed.kernel, pattern, [rows, depth])
+        alone = _alone(checked.c_weight, checked.function, x, rows, checked)
+        name = "linear" if packed.form == SPMM else "linear_few_columns"
+        calls: dict[str, Call] = {name: partial(SparseLinear(packed).forward, x)}
+        others = rivals.torch_sparse(sparse, transposed) | rivals.scipy_sparse(sparse, transposed)
+        subjects.append(Subject(row, calls, others, alone, _moved(packed, rows, depth, columns)))
+    own = _alone(core.Weight(depth=depth, values=weight.data_ptr()), "dense_gemv", x, rows, weight)
+    dense = rivals.dense_products(weight, transposed)
+    return Case(f"{rows}x{depth}x{columns}", dense, own, subjects)
+
+
+@lru_cache(maxsize=1)  # packing takes longer than timing
+def _vector_weights(rows: int, depth: int) -> tuple[Tensor, list[tuple[str, str, Tensor, Packed]]]:
+    """Return a dense weight, and pattern, type of values, zeros and packed weight of each form."""
+    weight = _draw()(rows, depth)
+    forms = []
     for pattern, sparsity in FEW:
         kernel, sparse = _packed(weight, pattern, sparsity)
-        shape = (rows, depth, columns)
-        forms = {"float32": kernel.pack(sparse, pattern, few_columns=pattern != "csr")}
+        packed = kernel.pack(sparse, pattern, few_columns=pattern != "csr")
+        forms.append((pattern, "float32", sparse, packed))
         if pattern == "2:4":
-            forms["float16"] = kernel.pack(sparse, pattern, few_columns=True, half=True)
-        for values, packed in forms.items():
-            row = _row("table", "gemv", pattern, _zeros(sparse), shape, values=values)
-            checked = ready(packed.arrays, kernel.name, pattern, [rows, depth])
-            alone = _alone(checked.c_weight, checked.function, x, rows, checked)
-            call = lambda k=kernel, w=packed: k.run(w, x)  # noqa: E731
-            others = rivals.torch_sparse(sparse, x.t())
-            subjects.append(Subject(row, {"linear": call}, others, alone))
-    own = _alone(core.Weight(depth=depth, values=weight.data_ptr()), "dense_gemv", x, rows, weight)
-    dense = rivals.dense_products(weight, x.t().contiguous())
-    return Case(f"{rows}x{depth}x{columns}", dense, own, subjects)
+            packed = kernel.pack(sparse, pattern, few_columns=True, half=True)
+            forms.append((pattern, "float16", sparse, packed))
+    return weight, forms
 
 
 def _alone(weight: core.Weight, family: str, x: Tensor, rows: int, held: Any) -> dict[str, Call]:
@@ -169,62 +217,36 @@ def _alone(weight: core.Weight, family: str, x: Tensor, rows: int, held: Any) ->
     call.stride_h = call.stride_w = call.dilation_h = call.dilation_w = 1
     call.threads = torch.get_num_threads()
     call.x_stride[:], call.y_stride[:] = (depth, 1, 1, 1), (rows, 1, 1, 1)
-    run, memory = core.call(family), (x, y, held)
-    return {family: lambda: (run(weight, call), memory)}
+    run = core.call(family)
+
+    def product(_alive: Any = (x, held)) -> Tensor:
+        run(weight, call)
+        return y
+
+    return {family: product}
 
 
 def _convolution(
-    draw: Draw,
     how: Convolution,
     group: str,
-    patterns: Sequence[tuple[str, float | None]],
+    patterns: Patterns,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Case:
+    draw = _draw()
     weight = draw(how.rows, how.channels, how.kernel, how.kernel)
     x = draw(how.batch, how.channels, *how.size)
     last = x.contiguous(memory_format=torch.channels_last)
-    options: dict[str, Any] = {
-        "stride": (how.stride, how.stride),
-        "padding": (how.padding, how.padding),
-    }
     subjects = []
     for pattern, sparsity in patterns:
         kernel, sparse = _packed(weight, pattern, sparsity)
         packed = kernel.pack(sparse, pattern)
-        calls = {
-            "planes": lambda k=kernel, w=packed: k.run(w, x, **options),
-            "channels_last": lambda k=kernel, w=packed: k.run(w, last, **options),
+        layer = SparseConv2d(packed, stride=how.stride, padding=how.padding)
+        calls: dict[str, Call] = {
+            "planes": partial(layer.forward, x),
+            "channels_last": partial(layer.forward, last),
         }
-        row = _row(group, "conv", pattern, _zeros(sparse), how.product, conv=how.as_json())
-        subjects.append(Subject(row, calls, {}))
+        row = _row(group, "conv", pattern, sparse, how.product, conv=how.as_json(), **about)
+        subjects.append(Subject(row, calls, rivals.sparse_convolutions(sparse, x, how)))
     name = f"{how.channels}->{how.rows} {how.kernel}x{how.kernel} {how.size}"
-    dense = rivals.dense_convolutions(weight, x, how)
+    dense = rivals.dense_convolutions(weight, x, how) | rivals.dense_pointwise(weight, x, how)
     return Case(name, dense, rivals.prepacked_convolution(weight, x, how), subjects)
-
-
-def _zoo_layers(batch_size: int) -> list[Convolution]:
-    """Return every different convolution and linear layer of the zoo's networks, groups apart."""
-    from amc.task import load_task
-
-    found: dict[Convolution, None] = {}
-    for name in ZOO:
-        task = load_task(name)
-
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
-            if isinstance(layer, nn.Conv2d) and layer.groups == 1:
-                size = (inputs[0].shape[2], inputs[0].shape[3])
-                kernel, stride, padding = (
-                    int(v[0]) if isinstance(v, tuple) else int(v)
-                    for v in (layer.kernel_size, layer.stride, layer.padding)
-                )
-                shape = (layer.out_channels, layer.in_channels, size, kernel, stride, padding)
-                found[Convolution(*shape, batch_size)] = None
-            elif isinstance(layer, nn.Linear):
-                shape = (layer.out_features, layer.in_features, (1, 1), 1, 1, 0)
-                found[Convolution(*shape, batch_size)] = None
-
-        hooks = [layer.register_forward_hook(note) for layer in task.network.modules()]
-        with torch.inference_mode():
-            task.network.eval()(*(x[:1] for x in task.inputs))
-        for hook in hooks:
-            hook.remove()
-    return list(found)

@@ -79,8 +79,14 @@ def predictions(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
     save(figure, path)
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def pattern_label(row: Mapping[str, Any]) -> str:
+    """Return a row's pattern with its sparsity, where it sets none itself, and float16 values."""
     values = " f16" if row.get("values") == "float16" else ""
     pattern = str(row["pattern"])
     sparsity = "" if pattern in KEEP else f" {100 * row['sparsity']:.0f}%"
-    return f"{row['set']} {row['operation']}: {pattern}{sparsity}{values}"
+    return f"{pattern}{sparsity}{values}"
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    threads = f" ({row['threads']} threads)" if row["threads"] > 1 else ""
+    return f"{row['set']} {row['operation']}: {pattern_label(row)}{threads}"

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -61,23 +62,25 @@ def sides(columns: int) -> tuple[int, int]:
 def dense_products(weight: Tensor, x: Tensor) -> dict[str, Call]:
     """Return the dense forms of ``weight @ x``: mm, linear, 1x1 convolutions, prepacked linear."""
     rows, depth = weight.shape
-    transposed = x.t().contiguous()
     image = x.reshape(1, depth, *sides(x.shape[1])).contiguous()
-    last = image.contiguous(memory_format=torch.channels_last)
-    kernel = weight.reshape(rows, depth, 1, 1)
-    kernel_last = kernel.contiguous(memory_format=torch.channels_last)
-    calls: dict[str, Call] = {
+    how = Convolution(rows, depth, sides(x.shape[1]))
+    images = dense_convolutions(weight.reshape(rows, depth, 1, 1), image, how)
+    return {
         "mm": lambda: torch.mm(weight, x),
-        "linear": lambda: F.linear(transposed, weight),
-        "conv2d": lambda: F.conv2d(image, kernel),
-        "conv2d_channels_last": lambda: F.conv2d(last, kernel_last),
+        **_linear_forms(weight, x.t().contiguous()),
+        **images,
     }
+
+
+def _linear_forms(weight: Tensor, x: Tensor) -> dict[str, Call]:
+    """Return torch's linear layer on ``x`` ``[N, K]``, plain and with a prepacked weight."""
+    calls: dict[str, Call] = {"linear": lambda: F.linear(x, weight)}
     # oneDNN's prepacked weights: private operators of torch, here as a yardstick alone.
     with suppress(AttributeError, RuntimeError):
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[1])
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
         run = torch.ops.mkldnn._linear_pointwise
-        run(transposed, packed, None, "none", [], "")
-        calls["prepacked_linear"] = lambda: run(transposed, packed, None, "none", [], "")
+        run(x, packed, None, "none", [], "")
+        calls["prepacked_linear"] = lambda: run(x, packed, None, "none", [], "")
     return calls
 
 
@@ -90,6 +93,21 @@ def dense_convolutions(weight: Tensor, x: Tensor, how: Convolution) -> dict[str,
         "conv2d": lambda: F.conv2d(x, weight, *options),
         "conv2d_channels_last": lambda: F.conv2d(last, weight_last, *options),
     }
+
+
+def dense_pointwise(weight: Tensor, x: Tensor, how: Convolution) -> dict[str, Call]:
+    """Return a 1x1 convolution of stride 1 as a product: linear on channels-last images, and mm.
+
+    Nothing for other convolutions; ``mm`` for one image alone, whose channels are the rows.
+    """
+    if (how.kernel, how.stride, how.padding) != (1, 1, 0):
+        return {}
+    matrix = weight.flatten(1)
+    calls = _linear_forms(matrix, x.permute(0, 2, 3, 1).reshape(-1, how.channels).contiguous())
+    if how.batch == 1:
+        columns = x.reshape(how.channels, -1)
+        calls["mm"] = lambda: torch.mm(matrix, columns)
+    return calls
 
 
 def prepacked_convolution(weight: Tensor, x: Tensor, how: Convolution) -> dict[str, Call]:
@@ -105,23 +123,79 @@ def prepacked_convolution(weight: Tensor, x: Tensor, how: Convolution) -> dict[s
 
 
 def torch_sparse(weight: Tensor, x: Tensor) -> dict[str, Call]:
-    """Return torch's own sparse products of a weight with zeros: CSR and CSC."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls both layouts beta
-        csr, csc = weight.to_sparse_csr(), weight.to_sparse_csc()
-    return {"torch_csr": lambda: csr @ x, "torch_csc": lambda: csc @ x}
+    """Return torch's own sparse products of a weight with zeros, CSR and CSC, where torch has them.
+
+    One column is given as a vector, which torch runs faster.
+    """
+    return _torch_sparse(weight, lambda: x, vector=x.shape[1] == 1)
 
 
 def scipy_sparse(weight: Tensor, x: Tensor) -> dict[str, Call]:
     """Return scipy's CSR product."""
+    columns = x[:, 0] if x.shape[1] == 1 else x
+    return _scipy_sparse(weight, lambda: columns)
+
+
+def sparse_convolutions(weight: Tensor, x: Tensor, how: Convolution) -> dict[str, Call]:
+    """Return the sparse libraries' convolutions: unfolded images times a sparse matrix.
+
+    None of them has a convolution, so the calls, but those of 1x1 kernels on one image, are named
+    ``..._unfold`` and unfold what they read each time. Their outputs stay ``[M, N]``.
+    """
+    matrix = weight.flatten(1)
+    if (how.kernel, how.stride, how.padding, how.batch) == (1, 1, 0, 1):
+        flat = x.reshape(how.channels, -1)
+        return torch_sparse(matrix, flat) | scipy_sparse(matrix, flat)
+
+    def unfolded() -> Tensor:
+        columns = F.unfold(x, how.kernel, padding=how.padding, stride=how.stride)
+        return columns.permute(1, 0, 2).reshape(columns.shape[1], -1)
+
+    calls = _torch_sparse(matrix, unfolded) | _scipy_sparse(matrix, unfolded)
+    return {f"{name}_unfold": call for name, call in calls.items()}
+
+
+def _torch_sparse(
+    weight: Tensor, columns: Callable[[], Tensor], vector: bool = False
+) -> dict[str, Call]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls both layouts beta
+        matrices = {"torch_csr": weight.to_sparse_csr(), "torch_csc": weight.to_sparse_csc()}
+    column = columns()[:, 0].contiguous() if vector else None
+    return {
+        name: partial(_times, matrix, columns, column)
+        for name, matrix in matrices.items()
+        if _has_product(matrix.layout)
+    }
+
+
+def _times(matrix: Tensor, columns: Callable[[], Tensor], column: Tensor | None) -> Tensor:
+    return matrix @ (columns() if column is None else column)
+
+
+@lru_cache(maxsize=2)
+def _has_product(layout: torch.layout) -> bool:
+    """Return whether torch multiplies sparse matrices of this layout; builds without MKL do not."""
+    try:
+        torch.eye(2).to_sparse(layout=layout) @ torch.eye(2)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _scipy_sparse(weight: Tensor, columns: Callable[[], Tensor]) -> dict[str, Call]:
     from scipy.sparse import csr_matrix
 
-    matrix, columns = csr_matrix(weight.numpy()), x.numpy()
-    return {"scipy": lambda: matrix @ columns}
+    matrix = csr_matrix(weight.numpy())
+    return {"scipy": lambda: matrix @ columns().numpy()}
 
 
 def onnx_runtime(weight: Tensor, x: Tensor) -> dict[str, Call]:
-    """Return ONNX Runtime's dense product, its weight a constant; nothing if not installed."""
+    """Return ONNX Runtime's dense product, its weight a constant; nothing if not installed.
+
+    It takes as many threads as torch; between calls they do not spin, which would slow down what is
+    timed next.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -139,6 +213,7 @@ def onnx_runtime(weight: Tensor, x: Tensor) -> dict[str, Call]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

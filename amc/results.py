@@ -86,6 +86,7 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
         "params": cost.params,
         "weight_bytes": cost.weight_bytes,
         "batch_size": session.config.latency.batch_size,
+        "backend": session.table.backend,
         "predicted_latency_s": cost.latency_s,
         **_measured_facts(result.measurement, dense.measurement),
         "budget_used": float(getattr(cost, session.budget.field)) / session.budget.limit,

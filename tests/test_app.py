@@ -18,6 +18,7 @@ from amc import app, finish, planned
 from amc.config import parse_config
 from amc.errors import InputError
 from amc.journal import read_journal
+from amc.kernels.dense import Dense
 from amc.plan_file import read_plan, schema
 from amc.task import load_task
 from tests.conftest import SMALL
@@ -43,6 +44,7 @@ def test_summary_has_a_row_an_agent(digits_run: Path) -> None:
         assert row["test_images"] == 397
         assert row["recovery"] == "batch_norm"
         assert row["measured_latency_s"] > 0
+        assert row["backend"] == Dense.backend()
         assert row["dense"]["test_accuracy"] > 0.9
     by_agent = {row["agent"]: row for row in rows}
     assert by_agent["ddpg"]["evaluations"] == 8
@@ -71,6 +73,18 @@ def test_evaluate_measures_where_the_table_is_of_this_machine(digits_run: Path) 
     assert result["reproduced"] is True
     assert result["measured_latency_s"] > 0
     assert result["predicted_latency_s"] != result["measured_latency_s"]
+    assert result["backend"] == Dense.backend()
+
+
+def test_evaluate_names_no_backend_where_nothing_is_measured(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    app.export(digits_run, "uniform", 0, tmp_path / "alone" / "plan.json")
+    result = app.evaluate_plan(tmp_path / "alone" / "plan.json")
+    assert result["measured_latency_s"] is None
+    assert result["backend"] is None
+    assert "latency not measured" in result["note"]
 
 
 def test_published_schema_is_current() -> None:
@@ -177,6 +191,7 @@ def test_inspect_says_what_is_reachable() -> None:
     result = app.inspect(parse_config(SMALL))
     assert next(site["name"] for site in result["sites"]) == "conv1"
     assert result["excluded"] == {"fc": "its channels are outputs of the network"}
+    assert result["backend"] == Dense.backend()
     assert 0 < result["smallest"]["macs"] < 0.5 < result["smallest"]["predicted_latency"] <= 1
 
 

@@ -44,6 +44,7 @@ ROW = {
     "params": 131_234,
     "predicted_latency_s": 0.0065,
     "measured_latency_s": 0.0066,
+    "backend": "torch-2.13.0/oneDNN",
     "plan": "runs/q/random_search-s0/plan.json",
     "dense": DENSE,
 }
@@ -114,6 +115,21 @@ CALLS = {
 }
 
 
+def test_bench_kernels_hands_everything_on(run: Run) -> None:
+    arguments = ["--rounds", "9", "--batch-size", "8", "--threads", "1, 2,2", "--set", "zoo"]
+    result, app = run([], "bench", "kernels", *arguments, "--quick", "--out", "k", "--json")
+    assert result.exit_code == 0, result.output
+    name, passed, _ = app.calls[-1]
+    assert name == "bench_kernels"
+    assert passed[:5] == (9, 8, [1, 2], ["zoo"], True)
+    assert passed[6] == Path("k")
+    result, app = run([], "bench", "kernels", "--json")
+    assert app.calls[-1][1][:5] == (None, 1, [1], ["table", "zoo"], False)
+    result, _ = run([], "bench", "kernels", "--threads", "1,two")
+    assert result.exit_code == 2
+    assert "--threads must be numbers such as 1 or 1,2, but got '1,two'" in result.stderr
+
+
 @pytest.mark.parametrize("command", CALLS)
 def test_each_command_calls_its_namesake_and_prints_json(run: Run, command: str) -> None:
     arguments, expected = CALLS[command]
@@ -155,6 +171,7 @@ def test_results_table_is_readable_in_a_file(run: Run) -> None:
     assert "runs/q/random_search-s0/plan.json" in result.stdout
     assert "amc ui --run-dir runs/q" in result.stdout
     assert "2,000 test images; tuned: after 120 steps" in result.stdout
+    assert "Kernel backend: torch-2.13.0/oneDNN." in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
 
 
@@ -162,6 +179,8 @@ def test_inspection_shows_sites_exclusions_and_reach(run: Run) -> None:
     site = {"name": "conv1", "kind": "conv", "channels": 16, "widths": [4, 8, 16]}
     facts = {
         "task": "resnet8",
+        "backend": "torch-2.13.0/oneDNN",
+        "batch_size": 128,
         "sites": [{**site, "layers": ["conv1", "layer1.0.conv2"], "macs": 28_224}],
         "excluded": {"fc": "its outputs are the network's"},
         "dense": {**DENSE, "weight_bytes": 1_089_896},
@@ -170,6 +189,7 @@ def test_inspection_shows_sites_exclusions_and_reach(run: Run) -> None:
     result, _ = run(facts, "inspect", "resnet8")
     for text in ("layer1.0.conv2", "28.2k", "fc: its outputs", "0.071 of dense", "1.09MB"):
         assert text in result.stdout
+    assert "one batch of 128; kernel backend: torch-2.13.0/oneDNN." in result.stdout
 
 
 def test_bad_input_is_one_message_and_code_2(run: Run) -> None:
@@ -282,12 +302,13 @@ def test_an_accuracy_that_is_not_reproduced_is_told(run: Run) -> None:
 
 
 def test_comparison_names_the_runs_and_every_number_of_steps(run: Run) -> None:
-    other = {**ROW, "run_dir": "runs/r", "finetune_steps": 40}
+    other = {**ROW, "run_dir": "runs/r", "finetune_steps": 40, "backend": None}
     rows = [{**ROW, "run_dir": "runs/q"}, other]
     result, _ = run({"rows": rows}, "compare", "runs/q", "runs/r")
     assert "after 40, 120 steps of fine-tuning, not the same for all" in result.stdout
     dense = [line.split()[:2] for line in result.stdout.splitlines() if "dense" in line]
     assert dense == [["q", "dense"], ["r", "dense"]]
+    assert "Kernel backend: not on record | torch-2.13.0/oneDNN." in result.stdout
 
 
 def test_numbers_as_text() -> None:

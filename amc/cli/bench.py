@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from amc.cli.answer import AsJson, answer
+from amc.cli.kernel_tables import show_kernels
 from amc.cli.tables import show_facts
 from amc.errors import InputError
 from amc.registry import nearest
@@ -38,8 +39,21 @@ def bench(
         int | None,
         typer.Option(help="Images a batch: latency 32 unless given, kernels (zoo's layers) 1."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="kernels: of interleaved timings.")] = 25,
-    threads: Annotated[int, typer.Option(help="kernels: of torch and of ours.")] = 1,
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="kernels: of interleaved timings; 15 unless given, 7 with --quick."),
+    ] = None,
+    threads: Annotated[
+        str,
+        typer.Option(metavar="1,2", help="kernels: of torch and of ours; several take turns."),
+    ] = "1",
+    shapes: Annotated[
+        str,
+        typer.Option("--set", metavar="table|zoo", help="kernels: these shapes only."),
+    ] = "table,zoo",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="kernels: fewer shapes, patterns and rounds.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="kernels, latency: a folder for the rows as JSON and a chart."),
@@ -58,25 +72,33 @@ def bench(
 
         name = task or source
         if subject == "kernels":
-            return app_bench.bench_kernels(rounds, batch_size or 1, threads, reporter, out)
+            size = 1 if batch_size is None else batch_size
+            sets = _listed(shapes)
+            return app_bench.bench_kernels(
+                rounds, size, _counts(threads), sets, quick, reporter, out
+            )
         if subject == "latency":
             tasks = (name,) if name else ()
             return app_bench.bench_latency(
-                tasks, table, plans, seed, batch_size or 32, reporter, out
+                tasks, table, plans, seed, 32 if batch_size is None else batch_size, reporter, out
             )
         return app_bench.bench_workers(app.load_config(name or "resnet20"), reporter)
 
-    show = {"latency": _show_latency, "kernels": _show_kernels}.get(subject, show_facts)
+    show = {"latency": _show_latency, "kernels": show_kernels}.get(subject, show_facts)
     answer(work, show, as_json)
 
 
-def _show_kernels(rows: list[dict[str, Any]]) -> None:
-    """Print the geometric means of ``amc bench kernels`` and what ran."""
-    from amc.bench_kernels import summary
-    from amc.kernels import core
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
-    show_facts({"backend": core.backend(), "rows": len(rows)})
-    show_facts(summary(rows))
+
+def _counts(threads: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in _listed(threads)))
+    except ValueError:
+        raise InputError(
+            f"--threads must be numbers such as 1 or 1,2, but got {threads!r}"
+        ) from None
 
 
 def _show_latency(rows: list[dict[str, Any]]) -> None:

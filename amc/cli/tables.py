@@ -44,7 +44,7 @@ def show_results(result: Mapping[str, Any]) -> None:
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
-    """Return what the columns stand for: images, fine-tuning, batch."""
+    """Return what the columns stand for: images, fine-tuning, batch, kernels."""
     counts = {
         key: ", ".join(f"{n:,}" for n in sorted({row[key] for row in rows if row.get(key)}))
         for key in ("search_images", "test_images", "batch_size")
@@ -54,9 +54,11 @@ def _legend(rows: Sequence[Row]) -> list[str]:
     listed = ", ".join(map(str, steps))
     tuned = f"; tuned: after {listed} steps of fine-tuning{alike}" if any(steps) else ""
     tested = counts["test_images"] or "no"
+    backends = " | ".join(sorted({row.get("backend") or "not on record" for row in rows}))
     return [
         f"{counts['search_images']} search images, {tested} test images{tuned}.",
         f"pred., meas.: predicted and measured latency of one batch of {counts['batch_size']}.",
+        f"Kernel backend: {backends}.",
     ]
 
 
@@ -129,6 +131,8 @@ def show_inspection(result: Mapping[str, Any]) -> None:
         for layer, reason in result["excluded"].items():
             _plain(out, f"  {layer}: {reason}")
     out.print(_reach_table(result["dense"], result["smallest"]))
+    batch, backend = result.get("batch_size", MISSING), result.get("backend", MISSING)
+    _plain(out, f"Latency of one batch of {batch}; kernel backend: {backend}.")
 
 
 def _reach_table(dense: Row, smallest: Row) -> Table:

@@ -14,73 +14,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc.compress import compress
 from amc.config import LatencyConfig
 from amc.deploy import deployed
 from amc.errors import InputError
-from amc.kernels.patterns import KEEP
 from amc.latency import LatencyTable
 from amc.latency.table import network_key
 from amc.latency.trace import network_latency, trace_ops
-from amc.plan import Plan, digest
+from amc.mixed_plan import random_plans
 from amc.pricing import batch_of, complete_table
 from amc.reporting import Handle, Reporter
 from amc.space import SearchSpace
-from amc.sparsify import LayerPattern, sparse_layers, sparsified
 from amc.task import LoadedTask
 from amc.timing import Measured, measure_deployed
 
 NETWORKS = ("resnet20", "mobilenet", "amc.zoo.branched:branched")
 PATTERNS = ("dense", "2:4", "1:4", "csr", "4x1")
-SPARSITIES = (0.3, 0.95)  # of csr and 4x1
 SECONDS_EACH = 2.0  # the longest for one network in one sitting
 SITTINGS = 2
 
 Make = Callable[[str], tuple[LoadedTask, SearchSpace]]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class MixedPlan:
-    """A plan of channels, and of every layer that can be sparse the pattern that it runs in."""
-
-    channels: Plan
-    layers: Mapping[str, LayerPattern]
-
-    @property
-    def digest(self) -> str:
-        """The content digest."""
-        patterns = {name: [how.pattern, how.sparsity] for name, how in self.layers.items()}
-        return digest({"choices": self.channels.as_json(), "layers": patterns})
-
-    def network(self, task: LoadedTask, space: SearchSpace) -> nn.Module:
-        """Return the network as it is deployed."""
-        kept = {site: choice.kept for site, choice in self.channels.choices.items()}
-        folded = deployed(compress(task.network, space.groups, kept), task.inputs)
-        return sparsified(folded, self.layers)
-
-
-def random_plans(
-    task: LoadedTask,
-    space: SearchSpace,
-    count: int,
-    seed: int,
-    patterns: Sequence[str] = PATTERNS,
-) -> list[MixedPlan]:
-    """Return plans with every width, every layer's pattern and its sparsity drawn on their own."""
-    rng = np.random.default_rng(seed)
-    layers = sparse_layers(deployed(task.network, task.inputs))
-    plans = []
-    for _ in range(count):
-        widths = [int(rng.choice(site.widths)) for site in space.sites]
-        chosen: dict[str, LayerPattern] = {}
-        for layer in layers:
-            pattern = str(rng.choice(patterns))
-            sparsity = round(float(rng.uniform(*SPARSITIES)), 3)
-            if pattern != "dense":
-                chosen[layer] = LayerPattern(pattern, None if pattern in KEEP else sparsity)
-        plans.append(MixedPlan(space.plan(widths), chosen))
-    return plans
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,19 @@ from amc.kernels.patterns import PATTERNS
 from amc.latency import LatencyTable
 from amc.latency.checkpoint import checkpoint_path
 from amc.latency.device import describe_device, kernel_digest, target_path
-from amc.latency.measure import DenseNetwork, measure_table
+from amc.latency.measure import WholeNetwork, measure_table
 from amc.latency.sampling import KernelRequest
 from amc.latency.table import network_key
+from amc.mixed_plan import random_plans
 from amc.network_cost import NetworkCostModel
 from amc.network_structure import NetworkStructure, network_structure, sparse_requests
 from amc.registry import nearest
 from amc.reporting import Handle, Reporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask
+
+CALIBRATION_PLANS = {False: 6, True: 16}  # without and with sparse layers
+CALIBRATION_SEED = (20181, 3494)  # two numbers, so that no one-number seed draws the same plans
 
 
 def batch_of(task: LoadedTask, size: int) -> tuple[Tensor, ...]:
@@ -68,7 +73,7 @@ def cost_model(
                 f"was measured with {given.threads}; set latency.threads to that"
             )
         return NetworkCostModel(structure, given)
-    measured = _complete(task, structure.kernel_requests(), latency, path, reporter)
+    measured = _complete(task, space, structure.kernel_requests(), (), latency, path, reporter)
     own = restricted(measured, structure, task)
     _say_noise(own, path, reporter)
     return NetworkCostModel(structure, own)
@@ -105,7 +110,9 @@ def is_here(table: LatencyTable) -> bool:
 
 def _complete(
     task: LoadedTask,
+    space: SearchSpace,
     requests: Sequence[KernelRequest],
+    patterns: Sequence[str],
     latency: LatencyConfig,
     path: Path,
     reporter: Reporter,
@@ -115,8 +122,9 @@ def _complete(
 ) -> LatencyTable:
     """Return the table in ``path`` with all of ``requests``, measured and written where it lacks.
 
-    With ``anew`` what is there does not count; unless ``allow_noisy``, kernels with noisy points
-    are measured again. Killed, the same call goes on from a checkpoint beside ``path``.
+    ``requests`` are the kernels that networks of ``space`` run, dense and in ``patterns``. With
+    ``anew`` what is there does not count; unless ``allow_noisy``, kernels with noisy points are
+    measured again. Killed, the same call goes on from a checkpoint beside ``path``.
     """
     inputs = batch_of(task, latency.batch_size)
     key = network_key(task.network_digest, latency.batch_size)
@@ -130,10 +138,11 @@ def _complete(
             requests,
             latency.threads,
             table,
-            [DenseNetwork(key, deployed(task.network, task.inputs), inputs)],
+            [WholeNetwork(key, deployed(task.network, task.inputs), inputs)],
             _progress(reporter),
             checkpoint_path(path),
             allow_noisy,
+            partial(calibration_networks, task, space, latency.batch_size, patterns),
         )
         if measured is table:
             return table
@@ -142,6 +151,22 @@ def _complete(
         measured.save(path)
         checkpoint_path(path).unlink(missing_ok=True)
     return measured
+
+
+def calibration_networks(
+    task: LoadedTask, space: SearchSpace, batch_size: int, patterns: Sequence[str]
+) -> list[WholeNetwork]:
+    """Return networks of random plans that a sitting times, to learn what calling costs in them.
+
+    Their keys name the plans by their digests.
+    """
+    count = CALIBRATION_PLANS[bool(patterns)]
+    plans = random_plans(task, space, count, CALIBRATION_SEED, ["dense", *patterns])
+    inputs = batch_of(task, batch_size)
+    return [
+        WholeNetwork(network_key(plan.digest, batch_size), plan.network(task, space), inputs)
+        for plan in plans
+    ]
 
 
 def _progress(reporter: Reporter) -> Callable[[int, int, str], None]:
@@ -197,7 +222,7 @@ def complete_table(
     if path.is_file():
         _check_same(LatencyTable.load(path), path, latency.threads)
     requests = all_requests(task, space, latency.batch_size, patterns)
-    table = _complete(task, requests, latency, path, reporter)
+    table = _complete(task, space, requests, patterns, latency, path, reporter)
     _say_noise(table, path, reporter)
     return table
 
@@ -236,7 +261,15 @@ def measure_to(
     requests = all_requests(task, space, latency.batch_size, patterns)
     path = out or target_path("auto", torch.__version__, latency.threads)
     table = _complete(
-        task, requests, latency, path, reporter, anew=out is not None, allow_noisy=allow_noisy
+        task,
+        space,
+        requests,
+        patterns,
+        latency,
+        path,
+        reporter,
+        anew=out is not None,
+        allow_noisy=allow_noisy,
     )
     needed = [table.kernels[r.template.key] for r in requests]
     errors = [times.fit_error for times in needed if times.fit_error is not None]

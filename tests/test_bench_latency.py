@@ -13,14 +13,15 @@ import torch
 from typer.testing import CliRunner
 
 from amc import app_bench, bench_latency
-from amc.bench_latency import PATTERNS, Settings, error_table, random_plans
+from amc.bench_latency import PATTERNS, Settings, error_table
 from amc.cli import application
 from amc.config import LatencyConfig
 from amc.errors import InputError
 from amc.latency import LatencyTable
 from amc.latency import measure as measuring
 from amc.latency.trace import trace_ops
-from amc.pricing import patterns_of
+from amc.mixed_plan import random_plans
+from amc.pricing import calibration_networks, patterns_of
 from amc.reporting import SilentReporter
 
 
@@ -65,9 +66,10 @@ def test_the_baseline_never_sees_the_plan_that_it_predicts() -> None:
 def test_plans_are_random_mixed_and_of_the_seed() -> None:
     torch.set_num_threads(1)
     task, space = app_bench.task_and_space("digits")
-    plans = random_plans(task, space, 3, seed=3)
-    assert [p.digest for p in plans] == [p.digest for p in random_plans(task, space, 3, seed=3)]
-    assert len({p.digest for p in plans} | {p.digest for p in random_plans(task, space, 2, 4)}) == 5
+    plans = random_plans(task, space, 3, 3, PATTERNS)
+    again, other = (random_plans(task, space, 3, seed, PATTERNS) for seed in (3, 4))
+    assert [p.digest for p in plans] == [p.digest for p in again]
+    assert len({p.digest for p in [*plans, *other]}) == 6
     used = {how.pattern for plan in plans for how in plan.layers.values()}
     assert used == set(PATTERNS) - {"dense"}
     ops = trace_ops(plans[0].network(task, space), task.inputs)
@@ -131,17 +133,14 @@ def test_the_command_prints_a_list_or_the_error_table(monkeypatch: pytest.Monkey
     assert "rmspe_net" in done.stdout
 
 
-def test_the_kernels_bench_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    def answer(*given: Any) -> list[dict[str, Any]]:
-        calls.append(given)
-        return [{"set": "table"}]
-
-    monkeypatch.setattr(app_bench, "bench_kernels", answer)
-    done = CliRunner().invoke(application, ["bench", "kernels", "--rounds", "7", "--json"])
-    assert json.loads(done.stdout) == [{"set": "table"}]
-    assert calls[0][:3] == (7, 1, 1)
+def test_a_table_is_never_calibrated_on_the_plans_that_test_it() -> None:
+    task, space = app_bench.task_and_space("digits")
+    own = calibration_networks(task, space, 32, PATTERNS[1:])
+    known = {network.key.partition("/")[0] for network in own}
+    assert len(known) == len(own) >= 16
+    for seed in range(3):
+        tested = random_plans(task, space, 20, seed, PATTERNS)
+        assert known.isdisjoint(plan.digest for plan in tested)
 
 
 def test_patterns_are_named_in_a_list() -> None:

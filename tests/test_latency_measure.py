@@ -9,7 +9,7 @@ from amc.deploy import deployed
 from amc.latency import LatencyTable, sampling
 from amc.latency.clock import Timing, settled
 from amc.latency.measure import KernelRequest, measure_table
-from amc.latency.session import DenseNetwork, Point, Session
+from amc.latency.session import Point, Session, WholeNetwork
 from amc.latency.trace import trace_ops
 
 NETWORK = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
@@ -27,7 +27,7 @@ def requests(smallest: int = 4) -> list[KernelRequest]:
 
 @pytest.fixture(scope="module")
 def table() -> LatencyTable:
-    dense = DenseNetwork("net/batch2", deployed(NETWORK), INPUTS)
+    dense = WholeNetwork("net/batch2", deployed(NETWORK), INPUTS)
     return measure_table(requests(), 1, dense=[dense])
 
 

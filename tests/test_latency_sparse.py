@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ from amc.errors import InputError
 from amc.kernels import core
 from amc.latency import LatencyTable, OpCall, sampling
 from amc.latency import measure as measuring
+from amc.latency.checkpoint import Turn
 from amc.latency.clock import Timing
 from amc.latency.grid import monotone
 from amc.latency.measure import measure_table
 from amc.latency.sampling import DENSITIES, KernelRequest
-from amc.latency.session import DenseNetwork, Session, prepare
+from amc.latency.session import Point, Session, WholeNetwork, prepare
 from amc.latency.trace import network_latency, tensors_in, trace_ops
 from amc.network_structure import network_structure, sparse_requests
 from amc.sites import Site
@@ -145,10 +148,10 @@ def live_turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     timed = Session._timed_turn
     turns: list[int] = []
 
-    def counted(self: Session, points: object, repeats: int) -> object:
+    def counted(self: Session, points: Sequence[Point], repeats: int, networks: Any) -> Turn:
         if self.sequence:  # the overhead of calls has sittings of its own
-            turns.append(len(points))  # type: ignore[arg-type]
-        return timed(self, points, repeats)  # type: ignore[arg-type]
+            turns.append(len(points))
+        return timed(self, points, repeats, networks)
 
     monkeypatch.setattr(Session, "_timed_turn", counted)
     return turns
@@ -159,7 +162,7 @@ def test_an_interrupted_measuring_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "t.json.partial"
-    dense = [DenseNetwork("n", deployed(network()), INPUTS)]
+    dense = [WholeNetwork("n", deployed(network()), INPUTS)]
 
     def interrupted(done: int, total: int, what: str) -> None:
         if what == "timing kernels" and done == 2:
@@ -245,10 +248,10 @@ def test_points_are_added_where_the_middle_of_a_cell_is_off(
         inside = 24 <= c_in <= 48 and 24 <= c_out <= 48
         return (1.5 if inside else 1.0) * (50 + c_in * c_out * density / 1000)
 
-    def timed_turn(session: Session, points: list[tuple[object, tuple[int, ...]]], n: int) -> None:
+    def timed_turn(session: Session, points: Sequence[Point], n: int, networks: Any) -> None:
         for point in points:
             value = cost(point[1])
-            session._samples(point).extend([Timing(value, value, calm=True)] * n)  # type: ignore[arg-type]
+            session._samples(point).extend([Timing(value, value, calm=True)] * n)
 
     monkeypatch.setattr(Session, "time_turn", timed_turn)
     session = Session([op.template.name], 1, (), lambda *_: None)

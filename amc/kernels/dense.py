@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amc.kernels.arena import Arena
 from amc.kernels.prepared import built
 from amc.latency.ops import OpTemplate
 
@@ -23,16 +24,19 @@ class Dense:
 
     @staticmethod
     def prepare(
-        template: OpTemplate, dims: Sequence[int]
+        template: OpTemplate, dims: Sequence[int], arena: Arena | None = None
     ) -> tuple[Callable[[], Any], list[Tensor]]:
         """Return a call of the operation at widths ``dims``, and the activations that it reads.
 
-        The call takes nothing and may be repeated; operands are random and of the recorded layout.
+        The call takes nothing and may be repeated; operands are random and of the recorded layout,
+        activations in ``arena``, if one is given.
         """
         overload = _overload(template.op)
+        if overload._schema.is_mutable:
+            arena = None  # what works in place would change the numbers that others read
         activations: list[Tensor] = []
-        args = [built(argument, dims, activations) for argument in template.args]
-        kwargs = {name: built(value, dims, activations) for name, value in template.kwargs}
+        args = [built(argument, dims, activations, arena) for argument in template.args]
+        kwargs = {name: built(value, dims, activations, arena) for name, value in template.kwargs}
         return (lambda: overload(*args, **kwargs)), activations
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from amc.errors import InputError
 from amc.kernels import core
+from amc.kernels.arena import Arena
 from amc.kernels.depth import as_weight, depth_of
 from amc.kernels.packed import Packed, refuse
 from amc.latency.ops import OpTemplate
@@ -110,12 +111,12 @@ class Sparse:
 
     @classmethod
     def prepare(
-        cls, template: OpTemplate, dims: Sequence[int]
+        cls, template: OpTemplate, dims: Sequence[int], arena: Arena | None = None
     ) -> tuple[Callable[[], Any], list[Tensor]]:
         """Return a call of the operation at widths ``dims``, and the activations that it reads."""
         from amc.kernels.prepared import prepare_sparse
 
-        return prepare_sparse(cls, template, dims)
+        return prepare_sparse(cls, template, dims, arena)
 
     @classmethod
     def known_pattern(cls, pattern: str) -> str:

@@ -13,8 +13,10 @@ from amc.latency.operation import Operation
 from amc.latency.table import LatencyTable
 
 
-def predictions(table: LatencyTable, path: Path) -> list[dict[str, Any]]:
-    """Return each operation of the JSON file with its ``latency_s``; raises at the first unknown.
+def predictions(table: LatencyTable, path: Path) -> tuple[list[dict[str, Any]], float]:
+    """Return each operation of the JSON file with its ``latency_s``, and those of all in a row.
+
+    Raises at the first unknown one.
 
     The file holds a list of operations, or an object whose ``operations`` are one.
     """
@@ -25,17 +27,18 @@ def predictions(table: LatencyTable, path: Path) -> list[dict[str, Any]]:
     listed = value.get("operations") if isinstance(value, dict) else value
     if not isinstance(listed, list):
         raise refused(f"operations {str(path)!r} must be a list, or an object with `operations`")
-    rows = []
+    rows, ops = [], []
     for number, entry in enumerate(listed):
         try:
-            rows.append({**entry, "latency_s": table.latency(Operation.from_json(entry))})
+            ops.append(Operation.from_json(entry))
+            rows.append({**entry, "latency_s": table.latency(ops[-1])})
         except ValueError as error:
             raise refused(f"operation {number} of {str(path)!r}: {error}") from None
-    return rows
+    return rows, table.network_latency(ops)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a latency an operation and their sum; return the exit code, 2 for bad input."""
+    """Print a latency an operation and that of all; return the exit code, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m amc.latency", description=__doc__)
     parser.add_argument("table", type=Path, help="a table that `amc measure` wrote")
     parser.add_argument("operations", type=Path, help="a JSON file; see docs/latency.md")
@@ -43,11 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         table = LatencyTable.load(options.table)
-        rows = predictions(table, options.operations)
+        rows, total = predictions(table, options.operations)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    total = sum(row["latency_s"] for row in rows)
     if options.json:
         facts = {"backend": table.backend, "noisy": table.is_noisy, "latency_s": total}
         print(json.dumps({**facts, "operations": rows}, indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -15,26 +15,29 @@ import torch
 
 from amc.errors import InputError
 from amc.kernels import KERNELS
+from amc.latency.calls import counted
 from amc.latency.checkpoint import Checkpoint
 from amc.latency.clock import Settled, settled
 from amc.latency.device import describe_clocks, describe_device, kernel_digest
 from amc.latency.operation import described
-from amc.latency.overhead import call_overhead
+from amc.latency.overhead import Whole, chain_overhead, fitted_overhead
 from amc.latency.sampling import KernelRequest, Sampled, refine, sample
 from amc.latency.session import (
     EVICTED_BYTES,
-    DenseNetwork,
+    RUNS,
     Kernel,
     Point,
     Progress,
     Session,
+    WholeNetwork,
     device_settings,
 )
 from amc.latency.table import NOISY_SHARE, LatencyTable, NetworkTime, missing
 from amc.latency.times import KernelTimes
+from amc.latency.trace import trace_ops
 from amc.registry import lookup
 
-__all__ = ["DenseNetwork", "KernelRequest", "measure_table"]
+__all__ = ["KernelRequest", "WholeNetwork", "measure_table"]
 
 PASSES, REPEATS = 2, 6  # a machine drifts: the same point is timed at different times
 MORE_REPEATS = 8  # of every noisy point, in each round
@@ -44,6 +47,7 @@ ROUNDS = 3
 # wrong by a thousandth of a network make its sum wrong by less than a hundredth.
 UNCERTAIN, NEGLIGIBLE, NEGLIGIBLE_S = 0.05, 0.001, 2e-6
 DENSE_REPEATS = 40
+CALIBRATION_REPEATS = 16
 
 PROTOCOL = {
     "timing": f"calls take turns in the network's order, {PASSES} times {REPEATS} a point, after "
@@ -63,12 +67,16 @@ def measure_table(
     requests: Sequence[KernelRequest],
     threads: int,
     table: LatencyTable | None = None,
-    dense: Sequence[DenseNetwork] = (),
+    dense: Sequence[WholeNetwork] = (),
     progress: Progress = lambda done, total, what: None,
     checkpoint: Path | None = None,
     allow_noisy: bool = True,
+    calibration: Callable[[], Sequence[WholeNetwork]] = tuple,
 ) -> LatencyTable:
     """Return ``table`` (or a new one) with every request measured that it lacks.
+
+    ``calibration`` makes networks of these kernels, which are timed too: with the ``dense`` ones
+    they tell what calling costs inside a network.
 
     ``progress(done, total, what)`` is called as it goes. New times are brought to the clock of the
     table's first session by the reference operation. What is timed is kept in the file
@@ -84,7 +92,8 @@ def measure_table(
     fresh = [d for d in dense if table is None or d.key not in table.networks]
     if table is not None and not wanted and not fresh:
         return table
-    record = Checkpoint(checkpoint, _facts(wanted, fresh, threads, table))
+    others = calibration()
+    record = Checkpoint(checkpoint, _facts(wanted, [*fresh, *others], threads, table))
     wanted.sort(key=lambda request: request.positions[0])
     places = sorted({(p, r.template.name) for r in wanted for p in r.positions})
     session = Session([name for _, name in places], threads, fresh, progress, record)
@@ -97,18 +106,17 @@ def measure_table(
         negligible_s = _negligible_s(session, table)
         rounds = ROUNDS * max(1, record.refusals + (not allow_noisy))
         _time_noisy(session, points + added, negligible_s, rounds)
-        while not session.reference_s or any(
-            len(session.networks[d.key]) < DENSE_REPEATS for d in fresh
-        ):
-            session.time_turn([], REPEATS)
-        table = _with_overhead(table or _empty(threads, session), wanted)
-        measured = table.merged(
+        _time_networks(session, fresh, DENSE_REPEATS, "timing the network")
+        _time_networks(session, others, CALIBRATION_REPEATS, "timing compressed networks")
+        table = _with_backends(table or _empty(threads, session), wanted)
+        alone = table.merged(
             {
                 its.request.template.key: _times(session, its, table, negligible_s)
                 for its in sampled
             },
             {d.key: _network_time(session, d, table) for d in fresh},
         )
+        measured = _with_overhead(alone, wanted, session, [*fresh, *others])
     if measured.is_noisy and not allow_noisy:
         record.refuse()
         raise InputError(_too_noisy(measured, checkpoint))
@@ -118,6 +126,18 @@ def measure_table(
 def _time(session: Session, points: Sequence[Point]) -> None:
     for _ in range(PASSES):
         session.time(points, REPEATS, "timing kernels")
+
+
+def _time_networks(
+    session: Session, networks: Sequence[WholeNetwork], repeats: int, what: str
+) -> None:
+    """Time whole networks, taking turns, until each has ``repeats`` timings."""
+    turn = 0
+    while left := [i for i in networks if len(session.networks.get(i.key, ())) < repeats]:
+        session.time_turn([], 0, left)
+        turn += 1
+        fewest = min(len(session.networks[its.key]) for its in left)
+        session.progress(turn, turn + max(0, -(-(repeats - fewest) // RUNS)), what)
 
 
 def _negligible_s(session: Session, table: LatencyTable | None) -> float:
@@ -180,14 +200,14 @@ def _of_these_backends(table: LatencyTable, requests: Sequence[KernelRequest]) -
 
 def _facts(
     wanted: Sequence[KernelRequest],
-    fresh: Sequence[DenseNetwork],
+    networks: Sequence[WholeNetwork],
     threads: int,
     table: LatencyTable | None,
 ) -> dict[str, Any]:
     """Return everything that a sitting depends on beside its timings."""
     return {
         "kernels": [[r.template.key, r.reachable, r.positions] for r in wanted],
-        "networks": [d.key for d in fresh],
+        "networks": [its.key for its in networks],
         "threads": threads,
         "torch": torch.__version__,
         "backends": _backends(wanted),
@@ -228,16 +248,45 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _with_overhead(table: LatencyTable, wanted: Sequence[KernelRequest]) -> LatencyTable:
-    """Return ``table`` with backend and call overhead of every kind of call that is wanted."""
+def _with_backends(table: LatencyTable, wanted: Sequence[KernelRequest]) -> LatencyTable:
+    return replace(table, backends={**table.backends, **_backends(wanted)})
+
+
+def _with_overhead(
+    table: LatencyTable,
+    wanted: Sequence[KernelRequest],
+    session: Session,
+    networks: Sequence[WholeNetwork],
+) -> LatencyTable:
+    """Return ``table`` with what calling costs, added to the times of the kernels ``wanted``."""
     kinds = {"layer", "function", *(r.template.call_kind for r in wanted)}
     lacking = sorted(kinds - set(table.call_overhead_s))
-    more = call_overhead(table.threads, table.reference_s, lacking)
-    return replace(
-        table,
-        backends={**table.backends, **_backends(wanted)},
-        call_overhead_s={**table.call_overhead_s, **more},
-    )
+    chains = chain_overhead(table.threads, table.reference_s, lacking)
+    fresh = {r.template.key for r in wanted}
+    whole = [_whole(its, table, session, fresh) for its in networks]
+    known = [its for its in whole if its is not None]
+    overhead = fitted_overhead({**table.call_overhead_s, **chains}, known)
+    called = {
+        r.template.key: table.kernels[r.template.key].called(overhead[r.template.call_kind])
+        for r in wanted
+    }
+    return replace(table.merged(called, {}), call_overhead_s=overhead)
+
+
+def _whole(
+    its: WholeNetwork, table: LatencyTable, session: Session, alone: Set[str]
+) -> Whole | None:
+    """Return what a network's time says about calls; ``None`` where ``table`` lacks its kernels.
+
+    Of the kernels in ``alone`` the table has the time without the call.
+    """
+    ops = trace_ops(its.network, its.inputs)
+    if any(op.kernel not in table.kernels for op in ops):
+        return None
+    measured = settled(session.networks[its.key], session.threads).median * table.reference_s
+    kinds = counted(op.template.call_kind for op in ops)
+    kinds.subtract(op.template.call_kind for op in ops if op.kernel not in alone)
+    return Whole(measured, sum(table.latency(op) for op in ops), kinds)
 
 
 def _union(request: KernelRequest, table: LatencyTable | None) -> tuple[tuple[int, ...], ...]:
@@ -253,7 +302,6 @@ def _union(request: KernelRequest, table: LatencyTable | None) -> tuple[tuple[in
 
 def _times(session: Session, its: Sampled, table: LatencyTable, negligible_s: float) -> KernelTimes:
     template = its.request.template
-    call_s = table.call_overhead_s[template.call_kind]
     shape = tuple(len(marks) for marks in its.grid)
     points = [session.settled((template, dims)) for dims in product(*its.grid)]
     medians = np.array([point.median for point in points]).reshape(shape) * table.reference_s
@@ -263,8 +311,7 @@ def _times(session: Session, its: Sampled, table: LatencyTable, negligible_s: fl
     return KernelTimes(
         axes=template.axes,
         grid=its.grid,
-        # A call on the smallest operands, whose overhead may be negative, still takes some time.
-        seconds=np.maximum(medians + call_s, medians / 4),
+        seconds=medians,
         spread=np.array([point.spread for point in points]).reshape(shape),
         repeats=min(len(point.seconds) for point in points),
         noisy=tuple(i for i, point in enumerate(points) if _is_noisy(session, point, negligible_s)),
@@ -279,6 +326,6 @@ def _times(session: Session, its: Sampled, table: LatencyTable, negligible_s: fl
     )
 
 
-def _network_time(session: Session, dense: DenseNetwork, table: LatencyTable) -> NetworkTime:
+def _network_time(session: Session, dense: WholeNetwork, table: LatencyTable) -> NetworkTime:
     timings = settled(session.networks[dense.key], session.threads)
     return NetworkTime(timings.median * table.reference_s, timings.spread, len(timings.seconds))

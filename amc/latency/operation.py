@@ -62,6 +62,13 @@ class Operation:
                 raise refused(f"field {name!r} of an operation is missing or wrong: {value!r}")
         return Operation(**value)
 
+    @property
+    def call_kind(self) -> str:
+        """What calling it costs: as a "sparse" layer, a dense "layer", or a "function"."""
+        if self.pattern != "dense":
+            return "sparse"
+        return "layer" if self.operation in {"conv2d", "linear"} else "function"
+
     def __str__(self) -> str:
         """Return the operation on one line."""
         sparsity = "" if self.sparsity is None else f" at sparsity {self.sparsity:g}"

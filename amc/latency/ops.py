@@ -110,6 +110,11 @@ class OpCall:
         """The kernel's key in a table."""
         return self.template.key
 
+    @property
+    def call_kind(self) -> str:
+        """What calling it costs, see ``OpTemplate.call_kind``."""
+        return self.template.call_kind
+
 
 def _text(value: Any, names: Sequence[str]) -> str:
     if isinstance(value, (Operand, Width)):

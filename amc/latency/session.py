@@ -2,10 +2,11 @@
 
 How an operation is timed decides whether a table is right. Each call runs once, not in a hot loop:
 a turn goes through operations in the network's order, each of another shape, so that code and
-weights are as warm or cold as they are there; and what a call reads is rewritten just before it,
-because in a network the operation before has just written it. A fixed reference operation takes
-part in every turn and is the unit of time: machines drift by 10% and more. Other ways of calling
-(at once again, or with caches full of other data) are timed once a kernel, to be known.
+weights are as warm or cold as they are there. What a call reads is rewritten just before it,
+because in a network the operation before has just written it, and lies in memory that the
+operations of a turn share. A fixed reference operation takes part in every turn and is the unit of
+time: machines drift by 10% and more. Other ways of calling (at once again, or with caches full of
+other data) are timed once a kernel, to be known.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.kernels import KERNELS
+from amc.kernels.arena import Arena
 from amc.latency.calm import Calm
 from amc.latency.checkpoint import Checkpoint, Turn
 from amc.latency.clock import Settled, Timing, settled, timed, timed_warm
@@ -33,6 +35,7 @@ from amc.registry import lookup
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DENSE_EVERY = 3  # turns between two timings of the dense networks
+RUNS = 4  # of a whole network in a turn
 EVICTED_BYTES = 16 << 20  # read between two calls to fill a core's own caches with other data
 CACHE_REPEATS = 5
 PATIENCE_S = 3.0  # at first, for other programs to let the core alone
@@ -51,15 +54,15 @@ class Kernel(Protocol):
 
     @staticmethod
     def prepare(
-        template: OpTemplate, dims: Sequence[int]
+        template: OpTemplate, dims: Sequence[int], arena: Arena | None = None
     ) -> tuple[Callable[[], Any], list[Tensor]]:
         """Return a call of the operation at ``dims``, and the activations that it reads."""
         ...
 
 
 @dataclass(frozen=True)
-class DenseNetwork:
-    """A whole network to be timed beside its kernels: its ``network_key``, deployed, and inputs."""
+class WholeNetwork:
+    """A network to be timed beside the kernels: its ``network_key``, deployed, and its inputs."""
 
     key: str
     network: nn.Module
@@ -73,13 +76,13 @@ class Session:
     The unit is the reference operation's time in the same turn, so a clock that drifts cancels out;
     ``reference_s`` lists that time for every turn, seconds.
     ``sequence`` names the network's operations (``OpTemplate.name``) in its order; points are timed
-    in layer order, a dense or a sparse one at each place: a turn is as long as a network, and
-    leaves as much of it in the caches. Turns that ``checkpoint`` has on record are taken from it.
+    in layer order, so that a turn is as long as a network. Turns that ``checkpoint`` has on record
+    are taken from it.
     """
 
     sequence: Sequence[str]
     threads: int
-    dense: Sequence[DenseNetwork]
+    dense: Sequence[WholeNetwork]
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None, {}))
     reference_s: list[float] = field(default_factory=list)
@@ -95,7 +98,8 @@ class Session:
         """Time every point at least ``repeats`` times, in turns that look like the network."""
         turns = self._turns(points)
         for done, turn in enumerate(turns):
-            self.time_turn(turn, repeats)
+            due = len(self.reference_s) % DENSE_EVERY == 0
+            self.time_turn(turn, repeats, self.dense if due else ())
             self.progress(done + 1, len(turns), what)
 
     def _turns(self, points: Sequence[Point]) -> list[list[Point]]:
@@ -104,11 +108,18 @@ class Session:
         A place for a convolution, say, takes any convolution's point. The first lists hold the
         smallest points of every kernel, the last ones the largest: in a narrow network each call
         finds the caches as narrow calls left them. Where points are few, they come again.
+        Dense and sparse layers have lists of their own, and functions are in both: a dense layer
+        takes longer right after a sparse one, and what that costs is known apart.
         """
-        families: dict[bool, list[Point]] = {True: [], False: []}
-        for point in points:
-            families[point[0].kernel == "dense"].append(point)
-        return [turn for its in families.values() for turn in self._family_turns(its)]
+        kinds = {point[0].call_kind for point in points}
+        layers = sorted(kinds - {"function"}) or ["function"]
+        return [
+            turn
+            for layer in layers
+            for turn in self._family_turns(
+                [point for point in points if point[0].call_kind in {layer, "function"}]
+            )
+        ]
 
     def _family_turns(self, points: Sequence[Point]) -> list[list[Point]]:
         by_op: dict[str, list[tuple[float, int, Point]]] = {}
@@ -122,11 +133,13 @@ class Session:
             lists.append([next(its[op]) for op in self.sequence if op in by_op])
         return lists
 
-    def time_turn(self, points: Sequence[Point], repeats: int) -> None:
-        """Go through ``points`` ``repeats`` times, then run the dense networks."""
+    def time_turn(
+        self, points: Sequence[Point], repeats: int, networks: Sequence[WholeNetwork] = ()
+    ) -> None:
+        """Go through ``points`` ``repeats`` times, then run ``networks``."""
         turn = self.checkpoint.replayed(points)
         if turn is None:
-            turn = self._timed_turn(points, repeats)
+            turn = self._timed_turn(points, repeats, networks)
             self.checkpoint.record(points, turn)
         self.reference_s.append(turn.reference_s)
         for point, timings in zip(points, turn.points, strict=True):
@@ -134,11 +147,14 @@ class Session:
         for key, timings in turn.networks.items():
             self.networks.setdefault(key, []).extend(timings)
 
-    def _timed_turn(self, points: Sequence[Point], repeats: int) -> Turn:
-        calls = [prepare(*point) for point in points]
+    def _timed_turn(
+        self, points: Sequence[Point], repeats: int, networks: Sequence[WholeNetwork]
+    ) -> Turn:
+        arena = Arena(points)
+        calls = [prepare(*point, arena) for point in points]
         passes: list[list[Timing]] = []
         clock: list[Timing] = []
-        networks: dict[str, list[Timing]] = {}
+        whole: dict[str, list[Timing]] = {}
 
         def once() -> None:
             passes[-1] = []
@@ -148,21 +164,21 @@ class Session:
 
         for call, _ in calls:  # the first call of each builds its kernel, and says nothing
             call()
-        for _ in range(repeats):
+        for _ in range(repeats if points else 0):
             passes.append([])
             clock += self.calm.during(once)
-        for dense in self.dense if len(self.reference_s) % DENSE_EVERY == 0 else ():
+        for network in networks:
 
-            def whole(d: DenseNetwork = dense) -> None:
-                networks[d.key] = timed_warm(lambda: d.network(*d.inputs), 4)
+            def run(its: WholeNetwork = network) -> None:
+                whole[its.key] = timed_warm(lambda: its.network(*its.inputs), RUNS)
 
-            clock += self.calm.during(whole)
+            clock += self.calm.during(run)
         unit = settled(clock, self.threads).median
         timings = zip(*passes, strict=True) if passes else ()
         return Turn(
             unit,
             [[t.scaled(1 / unit) for t in its] for its in timings],
-            {key: [t.scaled(1 / unit) for t in its] for key, its in networks.items()},
+            {key: [t.scaled(1 / unit) for t in its] for key, its in whole.items()},
         )
 
     def caches(self, point: Point) -> tuple[float, float]:
@@ -241,10 +257,12 @@ class Reference:
         torch.conv2d(self._x, self._weight, None, 1, 1)
 
 
-def prepare(template: OpTemplate, dims: Sequence[int]) -> tuple[Callable[[], Any], list[Tensor]]:
+def prepare(
+    template: OpTemplate, dims: Sequence[int], arena: Arena | None = None
+) -> tuple[Callable[[], Any], list[Tensor]]:
     """Return the call of a kernel at widths ``dims``, and the activations that it reads."""
     kernel: Kernel = lookup(KERNELS, template.kernel, "kernel")
-    return kernel.prepare(template, dims)
+    return kernel.prepare(template, dims, arena)
 
 
 def refresh(activations: Sequence[Tensor]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from amc.latency.calls import DENSE_AFTER_SPARSE, counted
 from amc.latency.errors import meant, refused
 from amc.latency.grid import Floats, Ints
 from amc.latency.operation import Operation, find
@@ -40,7 +41,8 @@ class LatencyTable:
     ``kernel_digest`` their sources. ``reference_s`` is the time of a fixed operation
     (``amc.latency.session.Reference``) in the session that the times belong to: later ones are
     brought to it. ``call_overhead_s`` is what calling a "layer", a "sparse" layer or a "function"
-    inside a network costs beyond the call itself; the kernels' times include it.
+    inside a network costs beyond the call itself, which the kernels' times include, and what a
+    dense layer takes longer right after a sparse one, which they do not.
     ``networks`` holds whole networks by ``network_key``. ``clocks`` and ``versions`` describe the
     first session, ``protocol`` says in words how everything was timed.
     """
@@ -86,6 +88,16 @@ class LatencyTable:
         else:
             kernel, dims = op.kernel, op.dims
         return float(self.latencies(kernel, np.asarray([dims], dtype=np.int64))[0])
+
+    def network_latency(self, ops: Sequence[OpCall | Operation]) -> float:
+        """Return the predicted seconds of operations that a network runs in this order.
+
+        The sum of ``latency``, and for every dense layer right after a sparse one what it takes
+        longer, its data having left the caches. Raises like ``latency``.
+        """
+        switches = counted(op.call_kind for op in ops)[DENSE_AFTER_SPARSE]
+        longer_s = switches * self.call_overhead_s.get(DENSE_AFTER_SPARSE, 0.0)
+        return sum(self.latency(op) for op in ops) + longer_s
 
     def latencies(self, kernel: str, dims: Ints) -> Floats:
         """Return the seconds ``[B]`` of ``kernel`` at widths ``dims`` ``[B, axes]``."""

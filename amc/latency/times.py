@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +37,13 @@ class KernelTimes:
     is_monotone: bool = False
     caches: Mapping[str, Any] = field(default_factory=dict)
     fit_error: float | None = None
+
+    def called(self, overhead_s: float) -> KernelTimes:
+        """Return the times with what a call costs inside a network, which may be below 0.
+
+        A call on the smallest operands still takes some time.
+        """
+        return replace(self, seconds=np.maximum(self.seconds + overhead_s, self.seconds / 4))
 
     @cached_property
     def fitted(self) -> Floats:

@@ -81,7 +81,7 @@ def network_latency(network: nn.Module, inputs: tuple[Tensor, ...], table: Laten
 
     Raises ``InputError`` for an operation that ``table`` lacks.
     """
-    return sum(table.latency(op) for op in trace_ops(network, inputs))
+    return table.network_latency(trace_ops(network, inputs))
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -21,7 +21,7 @@ from amc.latency import LatencyTable
 from amc.latency.table import network_key
 from amc.latency.trace import network_latency, trace_ops
 from amc.mixed_plan import random_plans
-from amc.pricing import batch_of, complete_table
+from amc.pricing import PATIENCE_S, batch_of, complete_table
 from amc.reporting import Handle, Reporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask
@@ -156,7 +156,9 @@ def _sitting(
 ) -> dict[str, Measured]:
     dense = network_key(task.network_digest, settings.latency.batch_size)
     yardstick = deployed(task.network, task.inputs)
-    return measure_deployed(networks, inputs, table, (dense, yardstick), settings.seconds_each)
+    return measure_deployed(
+        networks, inputs, table, (dense, yardstick), settings.seconds_each, PATIENCE_S
+    )
 
 
 def error_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

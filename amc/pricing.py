@@ -34,6 +34,7 @@ from amc.reporting import Handle, Reporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask
 
+PATIENCE_S = 30.0  # for a calm core, at first, where measuring is what was asked for
 CALIBRATION_PLANS = {False: 6, True: 16}  # without and with sparse layers
 CALIBRATION_SEED = (20181, 3494)  # two numbers, so that no one-number seed draws the same plans
 
@@ -119,6 +120,7 @@ def _complete(
     *,
     anew: bool = False,
     allow_noisy: bool = True,
+    patience_s: float | None = None,
 ) -> LatencyTable:
     """Return the table in ``path`` with all of ``requests``, measured and written where it lacks.
 
@@ -143,6 +145,7 @@ def _complete(
             checkpoint_path(path),
             allow_noisy,
             partial(calibration_networks, task, space, latency.batch_size, patterns),
+            patience_s,
         )
         if measured is table:
             return table
@@ -222,7 +225,9 @@ def complete_table(
     if path.is_file():
         _check_same(LatencyTable.load(path), path, latency.threads)
     requests = all_requests(task, space, latency.batch_size, patterns)
-    table = _complete(task, space, requests, patterns, latency, path, reporter)
+    table = _complete(
+        task, space, requests, patterns, latency, path, reporter, patience_s=PATIENCE_S
+    )
     _say_noise(table, path, reporter)
     return table
 
@@ -270,6 +275,7 @@ def measure_to(
         reporter,
         anew=out is not None,
         allow_noisy=allow_noisy,
+        patience_s=PATIENCE_S,
     )
     needed = [table.kernels[r.template.key] for r in requests]
     errors = [times.fit_error for times in needed if times.fit_error is not None]

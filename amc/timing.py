@@ -80,19 +80,22 @@ def measure_deployed(
     table: LatencyTable,
     dense: tuple[str, nn.Module] | None = None,
     seconds_each: float = 3.0,
+    patience_s: float | None = None,
 ) -> dict[str, Measured]:
     """Return the time of each of ``networks``, which are run as they are.
 
     All of them, the reference operation and the ``dense`` network (its ``network_key`` and itself)
     take turns until every median is known to 2%, for at most ``seconds_each`` a network. What was
     timed while the core was slowed down is timed again; nothing else should run meanwhile.
+    ``patience_s`` is how long it waits for a calm core at first (``None``: ``PATIENCE_S``).
     """
     known = table.networks.get(dense[0]) if dense else None
     samples: dict[str, list[Timing]] = {name: [] for name in networks}
     reference_t: list[Timing] = []
     dense_t: list[Timing] = []
     with device_settings(table.threads):
-        calm = Calm(Reference().timings, PATIENCE_S, table.reference_s)
+        wait_s = PATIENCE_S if patience_s is None else patience_s
+        calm = Calm(Reference().timings, wait_s, table.reference_s)
         end = time.monotonic() + seconds_each * (len(networks) + 1)
         turn = 0
         while turn < TURNS or (time.monotonic() < end and not _steady(samples, table.threads)):

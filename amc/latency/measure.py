@@ -72,11 +72,12 @@ def measure_table(
     checkpoint: Path | None = None,
     allow_noisy: bool = True,
     calibration: Callable[[], Sequence[WholeNetwork]] = tuple,
+    patience_s: float | None = None,
 ) -> LatencyTable:
     """Return ``table`` (or a new one) with every request measured that it lacks.
 
     ``calibration`` makes networks of these kernels, which are timed too: with the ``dense`` ones
-    they tell what calling costs inside a network.
+    they tell what calling costs inside a network. ``patience_s`` is the session's.
 
     ``progress(done, total, what)`` is called as it goes. New times are brought to the clock of the
     table's first session by the reference operation. What is timed is kept in the file
@@ -96,7 +97,8 @@ def measure_table(
     record = Checkpoint(checkpoint, _facts(wanted, [*fresh, *others], threads, table))
     wanted.sort(key=lambda request: request.positions[0])
     places = sorted({(p, r.template.name) for r in wanted for p in r.positions})
-    session = Session([name for _, name in places], threads, fresh, progress, record)
+    order = [name for _, name in places]
+    session = Session(order, threads, fresh, progress, record, patience_s)
     with device_settings(threads):
         sampled = sample(session, wanted)
         points = [point for its in sampled for point in its.points]

@@ -77,7 +77,8 @@ class Session:
     ``reference_s`` lists that time for every turn, seconds.
     ``sequence`` names the network's operations (``OpTemplate.name``) in its order; points are timed
     in layer order, so that a turn is as long as a network. Turns that ``checkpoint`` has on record
-    are taken from it.
+    are taken from it. ``patience_s`` is how long it waits for a calm core at first, ``PATIENCE_S``
+    where it is ``None``.
     """
 
     sequence: Sequence[str]
@@ -85,6 +86,7 @@ class Session:
     dense: Sequence[WholeNetwork]
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None, {}))
+    patience_s: float | None = None
     reference_s: list[float] = field(default_factory=list)
     networks: dict[str, list[Timing]] = field(default_factory=dict)
     points: dict[tuple[str, tuple[int, ...]], list[Timing]] = field(default_factory=dict)
@@ -92,7 +94,8 @@ class Session:
     @cached_property
     def calm(self) -> Calm:
         """What waits for the core to be calm."""
-        return Calm(Reference().timings, PATIENCE_S)
+        patience_s = PATIENCE_S if self.patience_s is None else self.patience_s
+        return Calm(Reference().timings, patience_s)
 
     def time(self, points: Sequence[Point], repeats: int, what: str) -> None:
         """Time every point at least ``repeats`` times, in turns that look like the network."""

@@ -10,6 +10,7 @@ constexpr int HEIGHT = 4;
 struct Block {
   static constexpr int64_t CHANNEL_UNIT = 1, ROW_UNIT = 8;
 
+  static constexpr int stride(int vectors) { return vectors * LANES; }
   static int most_vectors(const amc_weight &) { return REGISTERS == 32 ? 6 : 3; }
 
   template <int V>
@@ -24,12 +25,12 @@ struct Block {
       AMC_UNROLL
       for (int r = 0; r < HEIGHT; r++) begin_row<V>(sums[r], to, row + std::min<int64_t>(r, real - 1));
       for (int64_t b = block; b < last; b++) {
-        const float *piece = x + (b - block) * w.block * stride_of(V);
+        const float *piece = x + (b - block) * w.block * stride(V);
         const uint32_t *starts = w.starts + b * quads + row / HEIGHT;
         const float *values = all_values + int64_t{HEIGHT} * starts[0];
         for (const uint16_t *offset = all_offsets + starts[0]; offset < all_offsets + starts[1];
              offset++, values += HEIGHT) {
-          const float *column = piece + int64_t{*offset} * stride_of(V);
+          const float *column = piece + int64_t{*offset} * stride(V);
           vec weights[HEIGHT];
           AMC_UNROLL
           for (int r = 0; r < HEIGHT; r++) weights[r] = all(values[r]);

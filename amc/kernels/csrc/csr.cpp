@@ -5,14 +5,17 @@ namespace AMC_ISA {
 namespace {
 
 // Floats of a piece of X: sparse rows touch little of it, so the second-level cache is near enough.
-constexpr int64_t WIDE = 32768;
+constexpr int64_t WIDE = 24576;
 
 // Slots at a time, each with sums of its own where V sums alone would wait for one another.
-constexpr int chains(int vectors) { return vectors >= 5 ? 1 : vectors >= 3 ? 2 : 4; }
+constexpr int chains(int vectors) {
+  const int most = REGISTERS == 32 ? 6 : 4;
+  return vectors > most ? 1 : vectors >= 3 ? 2 : 4;
+}
 
 template <int V>
-AMC_INLINE void add(vec *sums, const float *x, uint64_t offset, float value) {
-  const float *row = x + offset * stride_of(V);
+AMC_INLINE void add(vec *sums, const float *x, uint64_t offset, uint64_t stride, float value) {
+  const float *row = x + offset * stride;
   asm("" : "+r"(row));  // one address, not an index in each of the V loads
   const vec weight = all(value);
   AMC_UNROLL
@@ -22,10 +25,13 @@ AMC_INLINE void add(vec *sums, const float *x, uint64_t offset, float value) {
 struct Csr {
   static constexpr int64_t CHANNEL_UNIT = 1, ROW_UNIT = 8;
 
+  // No wider than the columns: a power of two would leave part of the cache's sets unused.
+  static constexpr int stride(int vectors) { return vectors * LANES; }
+
   // A deep block leaves less room beside it: narrower panels, but never less than two vectors.
   static int most_vectors(const amc_weight &w) {
     int vectors = MOST_VECTORS;
-    while (vectors > 2 && w.block * stride_of(vectors) > WIDE) vectors /= 2;
+    while (vectors > 2 && w.block * stride(vectors) > WIDE) vectors--;
     return vectors;
   }
 
@@ -33,6 +39,8 @@ struct Csr {
   static void rows(const amc_weight &w, int64_t all_rows, int64_t block, int64_t last, int64_t row, int64_t end,
                    const float *x, const Target &to) {
     constexpr int CHAINS = chains(V);
+    uint64_t apart = stride(V);
+    if (V & (V - 1)) asm("" : "+r"(apart));  // one multiplication, not shifts and additions
     const float *all_values = static_cast<const float *>(w.values);
     const uint16_t *all_offsets = static_cast<const uint16_t *>(w.indices);
     for (; row < end; row++) {
@@ -43,7 +51,7 @@ struct Csr {
         AMC_UNROLL
         for (int j = 0; j < V; j++) sums[c][j] = vec{};
       for (int64_t b = block; b < last; b++) {
-        const float *piece = x + (b - block) * w.block * stride_of(V);
+        const float *piece = x + (b - block) * w.block * stride(V);
         const uint32_t *starts = w.starts + b * all_rows + row;
         const float *values = all_values + starts[0];
         const uint16_t *offsets = all_offsets + starts[0];
@@ -52,9 +60,9 @@ struct Csr {
           uint64_t four;  // one load for four offsets: loads are what limits this loop
           std::memcpy(&four, offsets, sizeof four);
           AMC_UNROLL
-          for (int i = 0; i < 4; i++) add<V>(sums[i % CHAINS], piece, four >> (16 * i) & 0xffff, values[i]);
+          for (int i = 0; i < 4; i++) add<V>(sums[i % CHAINS], piece, four >> (16 * i) & 0xffff, apart, values[i]);
         }
-        for (int64_t i = 0; i < slots; i++) add<V>(sums[0], piece, offsets[i], values[i]);
+        for (int64_t i = 0; i < slots; i++) add<V>(sums[0], piece, offsets[i], apart, values[i]);
       }
       AMC_UNROLL
       for (int c = 1; c < CHAINS; c++)

@@ -2,8 +2,7 @@
 // a family's rows over them.
 //
 // A panel is V vectors of columns wide. The piece of X that one block of depth reads is packed row after
-// row, `stride_of(V)` floats apart (a power of two, so that an index becomes an address by a shift), and
-// stays in the first-level cache while all rows of W pass over it.
+// row, `Family::stride(V)` floats apart, and stays in cache while all rows of W pass over it.
 #pragma once
 
 #include <algorithm>
@@ -93,6 +92,7 @@ inline int64_t blocks_at_once(int64_t block, int64_t stride) {
 template <class Family, int V>
 void run_panel(const amc_weight &w, const View &view, const Planes *planes, const Cut &cut, int64_t panel, const Share &share,
                float *packed, float *tile) {
+  constexpr int STRIDE = Family::stride(V);
   const amc_call &call = view.call;
   const int64_t begin = cut.begin(panel), count = cut.begin(panel + 1) - begin;
   const Columns columns(view, begin, count);
@@ -105,25 +105,25 @@ void run_panel(const amc_weight &w, const View &view, const Planes *planes, cons
     to.y = columns.y_of(view);
     to.row_stride = call.y_stride[1];
   } else {
-    to.y = tile - share.first_row * stride_of(V);
-    to.row_stride = stride_of(V);
+    to.y = tile - share.first_row * STRIDE;
+    to.row_stride = STRIDE;
     to.tail = LANES;
   }
   const int64_t blocks = std::max<int64_t>(1, (w.depth + w.block - 1) / w.block);
-  const int64_t together = blocks_at_once(w.block, stride_of(V));
+  const int64_t together = blocks_at_once(w.block, STRIDE);
   for (int64_t block = 0; block < blocks; block += together) {
     const int64_t from = block * w.block, end = std::min(blocks, block + together);
     const int64_t deep = std::min(end * w.block, w.depth) - from;
     if (planes)
-      pack_planes<V>(view, *planes, columns, from, deep, Family::CHANNEL_UNIT, packed);
+      pack_planes<V, STRIDE>(view, *planes, columns, from, deep, Family::CHANNEL_UNIT, packed);
     else
-      pack_pointwise<V>(view, columns, from, deep, packed);
+      pack_pointwise<V, STRIDE>(view, columns, from, deep, packed);
     to.first = block == 0;
     to.last = end == blocks;
     Family::template rows<V>(w, call.rows, block, end, share.first_row, share.last_row, packed, to);
   }
   if (!direct)
-    store_tile<V>(view, columns, share.first_row, share.last_row, tile);
+    store_tile<V, STRIDE>(view, columns, share.first_row, share.last_row, tile);
 }
 
 template <class Family>
@@ -180,7 +180,7 @@ int multiply_view(const amc_weight &w, const View &view, const Planes *planes) {
   const amc_call &call = view.call;
   const Cut cut(view.columns(), Family::most_vectors(w));
   if (!cut.columns || !call.rows) return AMC_OK;
-  const int stride = stride_of(cut.widest);
+  const int stride = Family::stride(cut.widest);
   const int64_t threads = std::max<int64_t>(1, call.threads);
   const int64_t padded_rows = (call.rows + 15) / 16 * 16;
   // Narrower panels have more blocks at once, but no more floats.

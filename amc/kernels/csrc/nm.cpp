@@ -16,7 +16,7 @@ constexpr int rows_at_once(int vectors) {
 
 template <int V, int R>
 struct Rows {
-  static constexpr int STRIDE = stride_of(V), SHIFT = log2_of(STRIDE * 4);
+  static constexpr int STRIDE = power_of_two_stride(V), SHIFT = log2_of(STRIDE * 4);
 
   // Adds slot `i` of a word to the sums of row r; `group` is its group's first row of X.
   static AMC_INLINE void add(vec *sums, uint64_t word, int i, const float *group, float value) {
@@ -57,6 +57,8 @@ template <int KEEP>
 struct Nm {
   static constexpr int64_t CHANNEL_UNIT = GROUP, ROW_UNIT = 16;
 
+  // A power of two, so that an index becomes an address by a shift.
+  static constexpr int stride(int vectors) { return power_of_two_stride(vectors); }
   static int most_vectors(const amc_weight &) { return MOST_VECTORS; }
 
   // One depth block: where its first row begins, and what a row takes.
@@ -80,7 +82,7 @@ struct Nm {
                      static_cast<const uint32_t *>(w.indices) + (block + i) * all_rows * whole_words, slots,
                      (slots + WORD - 1) / WORD};
     }
-    const int64_t step = w.block * stride_of(V);
+    const int64_t step = w.block * power_of_two_stride(V);
     for (; row + R <= end; row += R) run<V, R>(segments, count, row, x, step, to);
     for (; row < end; row++) run<V, 1>(segments, count, row, x, step, to);
   }

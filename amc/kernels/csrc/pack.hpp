@@ -11,7 +11,9 @@ namespace AMC_ISA {
 
 // With one row, this many accumulators keep two multiply-add units busy.
 constexpr int MOST_VECTORS = 8;
-constexpr int stride_of(int vectors) {
+
+// Floats from one row of a packed panel to the next.
+constexpr int power_of_two_stride(int vectors) {
   int width = LANES;
   while (width < vectors * LANES) width *= 2;
   return width;
@@ -100,26 +102,41 @@ AMC_INLINE void copy(float *to, const float *from, int64_t step, int64_t count) 
   for (; i < count; i++) to[i] = from[i * step];
 }
 
+// Lanes beyond the last column are computed and dropped; left as they were, they may hold denormal
+// numbers, which are slow.
+template <int V, int STRIDE>
+AMC_INLINE void clear_last(const Columns &columns, int64_t rows, float *to) {
+  if (columns.count < V * LANES)
+    for (int64_t k = 0; k < rows; k++) store(to + k * STRIDE + (V - 1) * LANES, vec{});
+}
+
 // Pixels that lie side by side: row after row is copied.
-template <int V>
+template <int V, int STRIDE>
 void pack_pixels(const View &view, const Columns &columns, int64_t channel, int64_t channels, float *to) {
   const amc_call &c = view.call;
   const int64_t step = c.stride_w * c.x_stride[3];
-  for (int64_t k = channel; k < channel + channels; k++, to += stride_of(V)) {
-    // Lanes beyond the last column are computed and dropped; left as they were, they may hold
-    // denormal numbers, which are slow.
-    if (columns.count < V * LANES) store(to + (V - 1) * LANES, vec{});
+  clear_last<V, STRIDE>(columns, channels, to);
+  if (columns.size == 1 && step == 1 && columns.count == V * LANES) {
+    const Run &run = columns.runs[0];
+    const float *from = c.x + run.image * c.x_stride[0] + channel * c.x_stride[1] +
+                        run.oy * c.stride_h * c.x_stride[2] + run.ox;
+    for (int64_t k = 0; k < channels; k++, to += STRIDE, from += c.x_stride[1]) {
+      AMC_UNROLL
+      for (int j = 0; j < V; j++) store(to + j * LANES, load_any(from + j * LANES));
+    }
+    return;
+  }
+  for (int64_t k = channel; k < channel + channels; k++, to += STRIDE)
     for (int r = 0; r < columns.size; r++) {
       const Run &run = columns.runs[r];
       copy(to + run.at,
            c.x + run.image * c.x_stride[0] + k * c.x_stride[1] + run.oy * c.stride_h * c.x_stride[2] + run.ox * step,
            step, run.count);
     }
-  }
 }
 
 // Channels that lie side by side: squares of LANES pixels by LANES channels are transposed.
-template <int V>
+template <int V, int STRIDE>
 void pack_channels(const View &view, const Columns &columns, int64_t channel, int64_t channels, float *to) {
   const amc_call &c = view.call;
   const float *pixels[V * LANES];
@@ -141,25 +158,25 @@ void pack_channels(const View &view, const Columns &columns, int64_t channel, in
         square[i] = left == LANES ? load_any(from) : load_part(from, left);
       }
       transpose(square);
-      float *row = to + k * stride_of(V) + j * LANES;
+      float *row = to + k * STRIDE + j * LANES;
       if (left == LANES) {
         AMC_UNROLL
-        for (int i = 0; i < LANES; i++) store(row + i * stride_of(V), square[i]);
+        for (int i = 0; i < LANES; i++) store(row + i * STRIDE, square[i]);
       } else {
-        for (int i = 0; i < left; i++) store(row + i * stride_of(V), square[i]);
+        for (int i = 0; i < left; i++) store(row + i * STRIDE, square[i]);
       }
     }
 }
 
 // Depth [from, from + deep) of a panel of a pointwise call; depth is channels, padded to `unit`.
-template <int V>
+template <int V, int STRIDE>
 void pack_pointwise(const View &view, const Columns &columns, int64_t from, int64_t deep, float *to) {
   const int64_t real = std::clamp<int64_t>(view.call.channels - from, 0, deep);
   if (view.channels_adjacent())
-    pack_channels<V>(view, columns, from, real, to);
+    pack_channels<V, STRIDE>(view, columns, from, real, to);
   else
-    pack_pixels<V>(view, columns, from, real, to);
-  for (int64_t k = real; k < deep; k++) fill_zero(to + k * stride_of(V), V * LANES);
+    pack_pixels<V, STRIDE>(view, columns, from, real, to);
+  for (int64_t k = real; k < deep; k++) fill_zero(to + k * STRIDE, V * LANES);
 }
 
 }  // namespace AMC_ISA

@@ -29,13 +29,9 @@ struct Planes {
   }
 };
 
-// The pixels `first`, first + step, ... of an image row, `count` of them, into each channel's plane.
-inline void spread(const amc_call &c, const float *from, int64_t step, int64_t count, int64_t plane, float *to) {
-  if (c.x_stride[1] != 1 || c.x_stride[3] == 1) {
-    for (int64_t k = 0; k < c.channels; k++, from += c.x_stride[1], to += plane)
-      copy(to, from, step * c.x_stride[3], count);
-    return;
-  }
+// The pixels 0, stride_w, ... of an image row, `count` of them, into each channel's plane: squares are transposed.
+inline void spread(const amc_call &c, const float *from, int64_t count, int64_t plane, float *to) {
+  const int64_t step = c.stride_w * c.x_stride[3];
   for (int64_t i = 0; i < count; i += LANES) {
     const int wide = static_cast<int>(std::min<int64_t>(LANES, count - i));
     for (int64_t k = 0; k < c.channels; k += LANES) {
@@ -43,7 +39,7 @@ inline void spread(const amc_call &c, const float *from, int64_t step, int64_t c
       vec square[LANES];
       AMC_UNROLL
       for (int j = 0; j < LANES; j++) {
-        const float *pixel = from + (i + std::min(j, wide - 1)) * step * c.x_stride[3] + k;
+        const float *pixel = from + (i + std::min(j, wide - 1)) * step + k;
         square[j] = deep == LANES ? load_any(pixel) : load_part(pixel, deep);
       }
       transpose(square);
@@ -54,18 +50,39 @@ inline void spread(const amc_call &c, const float *from, int64_t step, int64_t c
   }
 }
 
+// Where the pixels of one phase begin: in the image, and in a padded row.
+struct Phase {
+  int64_t x, place, count;
+
+  Phase(const amc_call &c, const Planes &planes, int64_t phase) {
+    const int64_t inside = std::max<int64_t>(0, (c.pad_w - phase + c.stride_w - 1) / c.stride_w);
+    x = inside * c.stride_w + phase - c.pad_w;
+    place = phase * planes.phase + inside;
+    count = std::max<int64_t>(0, (c.width - x + c.stride_w - 1) / c.stride_w);
+  }
+};
+
 inline void fill_planes(const amc_call &c, const Planes &planes, int64_t image, float *to) {
-  fill_zero(to, planes.image);
-  for (int64_t y = 0; y < c.height; y++)
-    for (int64_t phase = 0; phase < c.stride_w; phase++) {
-      // The first column of this phase inside the image, and its place in the padded row.
-      const int64_t place = std::max<int64_t>(0, (c.pad_w - phase + c.stride_w - 1) / c.stride_w);
-      const int64_t x = place * c.stride_w + phase - c.pad_w;
-      if (x >= c.width) continue;
-      spread(c, c.x + image * c.x_stride[0] + y * c.x_stride[2] + x * c.x_stride[3], c.stride_w,
-             (c.width - x + c.stride_w - 1) / c.stride_w, planes.plane,
-             to + (y + c.pad_h) * planes.row + phase * planes.phase + place);
+  const float *from = c.x + image * c.x_stride[0];
+  if (c.x_stride[1] == 1 && c.x_stride[3] != 1) {
+    fill_zero(to, planes.image);
+    for (int64_t p = 0; p < c.stride_w; p++) {
+      const Phase phase(c, planes, p);
+      for (int64_t y = 0; y < c.height; y++)
+        spread(c, from + y * c.x_stride[2] + phase.x * c.x_stride[3], phase.count, planes.plane,
+               to + (y + c.pad_h) * planes.row + phase.place);
     }
+    return;
+  }
+  for (int64_t k = 0; k < c.channels; k++, from += c.x_stride[1], to += planes.plane) {
+    fill_zero(to, planes.plane);
+    for (int64_t p = 0; p < c.stride_w; p++) {
+      const Phase phase(c, planes, p);
+      for (int64_t y = 0; y < c.height; y++)
+        copy(to + (y + c.pad_h) * planes.row + phase.place, from + y * c.x_stride[2] + phase.x * c.x_stride[3],
+             c.stride_w * c.x_stride[3], phase.count);
+    }
+  }
 }
 
 template <int WIDE>
@@ -76,47 +93,97 @@ AMC_INLINE void move(const float *from, float *to) {
     *reinterpret_cast<loose_half *>(to) = *reinterpret_cast<const loose_half *>(from);
 }
 
-// One row of a piece of X. Whole vectors are written whatever a run's length: what is too much is overwritten
-// by the next run, or row, and at the end there is room for one vector more.
-template <int WIDE>
-AMC_INLINE void copy_runs(const Columns &columns, const float *const *runs, int64_t offset, float *row) {
-  for (int r = 0; r < columns.size; r++) {
-    const float *from = runs[r] + offset;
-    float *to = row + columns.runs[r].at;
-    const int count = columns.runs[r].count;
-    move<WIDE>(from, to);
-    for (int i = WIDE; i < count; i += WIDE) move<WIDE>(from + i, to + i);
+// What a row of a panel is copied from: WIDE floats from each of these places, in this order. Whole vectors
+// are written, as far as the row's V vectors reach: what is too much is overwritten by the next move, or lies
+// beyond the last column.
+template <int V, int WIDE>
+struct Moves {
+  const float *from[2 * V * LANES];
+  int at[2 * V * LANES], size = 0, whole;
+
+  Moves(const amc_call &c, const Planes &planes, const Columns &columns) {
+    for (int r = 0; r < columns.size; r++) {
+      const Run &run = columns.runs[r];
+      for (int i = 0; i < run.count; i += WIDE) {
+        from[size] = planes.at + planes.column(c, run) + i;
+        at[size++] = run.at + i;
+      }
+    }
+    for (whole = size; whole > 0 && at[whole - 1] + WIDE > V * LANES;) whole--;
   }
-}
+  // V vectors side by side.
+  bool even() const { return WIDE == LANES && size == V && at[V - 1] == (V - 1) * LANES; }
+
+  AMC_INLINE void row(int64_t offset, float *to) const {
+    for (int m = 0; m < whole; m++) move<WIDE>(from[m] + offset, to + at[m]);
+    for (int m = whole; m < size; m++) {
+      const int count = V * LANES - at[m];
+      store_part(to + at[m], load_part(from[m] + offset, count), count);
+    }
+  }
+  AMC_INLINE void even_row(int64_t offset, float *to) const {
+    AMC_UNROLL
+    for (int j = 0; j < V; j++) store(to + j * LANES, load_any(from[j] + offset));
+  }
+};
+
+constexpr int MOST_TAPS = 64;  // of a block whose channels are copied one by one
 
 // Depth [from, from + deep) of a panel; depth runs over taps, then over channels padded to `unit`.
-template <int V>
-void pack_planes(const View &view, const Planes &planes, const Columns &columns, int64_t from, int64_t deep,
-                 int64_t unit, float *to) {
-  const amc_call &c = view.call;
-  const int64_t padded = (c.channels + unit - 1) / unit * unit;
-  const float *runs[V * LANES];
-  int longest = 0;
-  for (int r = 0; r < columns.size; r++) {
-    runs[r] = planes.at + planes.column(c, columns.runs[r]);
-    longest = std::max(longest, columns.runs[r].count);
+template <int V, int STRIDE, bool EVEN, int WIDE>
+void copy_planes(const amc_call &c, const Planes &planes, const Moves<V, WIDE> &moves, bool spare, int64_t from,
+                 int64_t deep, int64_t padded, float *to) {
+  const auto copy_row = [&](int64_t offset, float *row) {
+    if (spare) store(row + (V - 1) * LANES, vec{});
+    EVEN ? moves.even_row(offset, row) : moves.row(offset, row);
+  };
+  const int64_t first_tap = from / padded, taps = (from + deep - 1) / padded - first_tap + 1;
+  int64_t offsets[MOST_TAPS];
+  // Channel by channel where there are several taps: what they read overlaps.
+  if (taps > 1 && taps <= MOST_TAPS) {
+    for (int64_t t = 0; t < taps; t++)
+      offsets[t] = planes.tap(c, (first_tap + t) / c.kernel_w, (first_tap + t) % c.kernel_w);
+    for (int64_t channel = 0; channel < padded; channel++) {
+      int64_t k = first_tap * padded + channel - from;
+      for (int64_t t = 0; t < taps; t++, k += padded) {
+        if (k < 0 || k >= deep) continue;
+        if (channel < c.channels)
+          copy_row(channel * planes.plane + offsets[t], to + k * STRIDE);
+        else
+          fill_zero(to + k * STRIDE, V * LANES);
+      }
+    }
+    return;
   }
-  const bool spare = columns.count < V * LANES;
   for (int64_t k = from; k < from + deep;) {
     const int64_t tap = k / padded, channel = k % padded;
     const int64_t end = std::min(padded, channel + from + deep - k);
     int64_t offset = channel * planes.plane + planes.tap(c, tap / c.kernel_w, tap % c.kernel_w);
     int64_t row = channel;
-    for (; row < std::min(end, c.channels); row++, to += stride_of(V), offset += planes.plane) {
-      if (spare) store(to + (V - 1) * LANES, vec{});
-      if (longest <= LANES / 2)
-        copy_runs<LANES / 2>(columns, runs, offset, to);
-      else
-        copy_runs<LANES>(columns, runs, offset, to);
-    }
-    for (; row < end; row++, to += stride_of(V)) fill_zero(to, V * LANES);
+    for (; row < std::min(end, c.channels); row++, to += STRIDE, offset += planes.plane) copy_row(offset, to);
+    for (; row < end; row++, to += STRIDE) fill_zero(to, V * LANES);
     k += end - channel;
   }
+}
+
+template <int V, int STRIDE>
+void pack_planes(const View &view, const Planes &planes, const Columns &columns, int64_t from, int64_t deep,
+                 int64_t unit, float *to) {
+  const amc_call &c = view.call;
+  const int64_t padded = (c.channels + unit - 1) / unit * unit;
+  const bool spare = columns.count < V * LANES;
+  int longest = 0;
+  for (int r = 0; r < columns.size; r++) longest = std::max(longest, columns.runs[r].count);
+  if (longest <= LANES / 2) {
+    const Moves<V, LANES / 2> moves(c, planes, columns);
+    copy_planes<V, STRIDE, false>(c, planes, moves, spare, from, deep, padded, to);
+    return;
+  }
+  const Moves<V, LANES> moves(c, planes, columns);
+  if (moves.even())
+    copy_planes<V, STRIDE, true>(c, planes, moves, spare, from, deep, padded, to);
+  else
+    copy_planes<V, STRIDE, false>(c, planes, moves, spare, from, deep, padded, to);
 }
 
 }  // namespace AMC_ISA

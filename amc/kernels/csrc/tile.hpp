@@ -1,4 +1,4 @@
-// Writing a finished tile [rows][stride_of(V)] to where its columns lie in Y.
+// Writing a finished tile [rows][STRIDE] to where its columns lie in Y.
 #pragma once
 
 #include "pack.hpp"
@@ -6,7 +6,7 @@
 namespace AMC_ISA {
 
 // Output channels that lie side by side: squares are transposed on the way.
-template <int V>
+template <int V, int STRIDE>
 void store_channels(const View &view, const Columns &columns, int64_t first_row, int64_t last_row,
                     const float *tile) {
   const amc_call &c = view.call;
@@ -22,7 +22,7 @@ void store_channels(const View &view, const Columns &columns, int64_t first_row,
       vec square[LANES];
       AMC_UNROLL
       for (int i = 0; i < LANES; i++)
-        square[i] = load(tile + (row - first_row + i) * stride_of(V) + j * LANES);
+        square[i] = load(tile + (row - first_row + i) * STRIDE + j * LANES);
       transpose(square);
       const int wide = std::min(LANES, columns.count - j * LANES);
       if (deep == LANES && wide == LANES) {
@@ -35,15 +35,15 @@ void store_channels(const View &view, const Columns &columns, int64_t first_row,
   }
 }
 
-template <int V>
+template <int V, int STRIDE>
 void store_tile(const View &view, const Columns &columns, int64_t first_row, int64_t last_row,
                 const float *tile) {
   const amc_call &c = view.call;
   if (c.y_stride[1] == 1 && c.y_stride[3] != 1) {
-    store_channels<V>(view, columns, first_row, last_row, tile);
+    store_channels<V, STRIDE>(view, columns, first_row, last_row, tile);
     return;
   }
-  for (int64_t row = first_row; row < last_row; row++, tile += stride_of(V))
+  for (int64_t row = first_row; row < last_row; row++, tile += STRIDE)
     for (int r = 0; r < columns.size; r++) {
       const Run &run = columns.runs[r];
       float *y = Columns::y_at(view, run) + row * c.y_stride[1];

@@ -115,12 +115,7 @@ def _timed(
     calm: Calm, network: nn.Module, inputs: tuple[Tensor, ...], samples: list[Timing]
 ) -> list[Timing]:
     """Add timings of a network to ``samples``; return those of the reference around them."""
-    taken: list[Timing] = []
-
-    def work() -> None:
-        taken[:] = timed_warm(lambda: network(*inputs), PER_TURN)
-
-    around = calm.during(work)
+    taken, around = calm.during(lambda: timed_warm(lambda: network(*inputs), PER_TURN))
     samples.extend(taken)
     return around
 

@@ -40,17 +40,31 @@ def reader(clock: Clock, state: Callable[[], float]) -> Callable[[], list[Timing
     return read
 
 
+def noting(clock: Clock, runs: list[float], takes_s: float = 0.0) -> Callable[[], list[Timing]]:
+    """Return work that notes when it ran."""
+
+    def work() -> list[Timing]:
+        runs.append(clock.now)
+        clock.now += takes_s
+        return [Timing(takes_s, takes_s, calm=True)]
+
+    return work
+
+
 def test_calm_work_runs_once_and_its_reference_is_returned(clock: Clock) -> None:
-    its, runs = calm.Calm(reader(clock, lambda: 1.0), patience_s=1.0), []
-    around = its.during(lambda: runs.append(clock.now))
+    its, runs = calm.Calm(reader(clock, lambda: 1.0), patience_s=1.0), list[float]()
+    timings, around = its.during(noting(clock, runs, 0.5))
     assert len(runs) == 1
+    assert timings == [Timing(0.5, 0.5, calm=True)]
+    assert all(timing.calm for timing in around)
     assert [timing.wall_s for timing in around] == [1.0, 1.0]
 
 
 def test_work_waits_until_the_core_is_calm(clock: Clock) -> None:
-    its, runs = calm.Calm(reader(clock, lambda: 1.7 if 1 < clock.now < 2 else 1.0), 5.0), []
+    runs: list[float] = []
+    its = calm.Calm(reader(clock, lambda: 1.7 if 1 < clock.now < 2 else 1.0), 5.0)
     clock.now = 1.5
-    its.during(lambda: runs.append(clock.now))
+    its.during(noting(clock, runs))
     assert len(runs) == 1
     assert runs[0] >= 2
 
@@ -63,31 +77,35 @@ def test_work_that_was_slowed_down_is_done_again(clock: Clock) -> None:
     def state() -> float:
         return next(slowed, 1.0) if working else 1.0
 
-    def work() -> None:
+    def work() -> list[Timing]:
         nonlocal working
         working = True
-        runs.append(clock.now)
-        clock.now += 0.1
+        return noting(clock, runs, 0.1)()
 
     its = calm.Calm(reader(clock, state), 5.0)
     # One reading before the work, and one after it that takes two numbers.
-    around = its.during(work)
+    timings, around = its.during(work)
     assert len(runs) == 2
+    assert len(timings) == 1
     assert {timing.wall_s for timing in around} == {1.0}
 
 
-def test_patience_ends_and_then_everything_counts(clock: Clock) -> None:
-    its, runs = calm.Calm(reader(clock, lambda: 1.7 if clock.now > 1 else 1.0), 2.0), []
+def test_patience_ends_and_then_timings_say_that_they_were_slowed_down(clock: Clock) -> None:
+    runs: list[float] = []
+    its = calm.Calm(reader(clock, lambda: 1.7 if clock.now > 1 else 1.0), 2.0)
     clock.now = 1.5
-    around = its.during(lambda: runs.append(clock.now))
+    timings, around = its.during(noting(clock, runs))
     assert len(runs) == 1
     assert around[0].wall_s == 1.7
+    assert not any(timing.calm for timing in [*timings, *around])
     assert 3.4 < clock.now < 3.7
 
 
 def test_a_core_that_is_always_slow_is_as_calm_as_it_gets(clock: Clock) -> None:
-    its, runs = calm.Calm(reader(clock, lambda: 1.7), 2.0), []
-    its.during(lambda: runs.append(clock.now))
+    runs: list[float] = []
+    its = calm.Calm(reader(clock, lambda: 1.7), 2.0)
+    timings, _ = its.during(noting(clock, runs))
+    assert all(timing.calm for timing in timings)
     assert runs[0] < 0.2
 
 

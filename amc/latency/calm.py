@@ -9,7 +9,8 @@ before and right after: near its usual fastest, what lies between counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,23 +51,25 @@ class Calm:
         """How long the reference takes when all is calm, seconds."""
         return float(np.quantile(self._readings, FAST_QUANTILE))
 
-    def during(self, work: Callable[[], None]) -> list[Timing]:
-        """Run ``work`` until one run was calm; return the reference's times around that one.
+    def during(self, work: Callable[[], list[Timing]]) -> tuple[list[Timing], list[Timing]]:
+        """Run ``work`` until one run was calm; return its timings, and the reference's around it.
 
-        ``work`` forgets what it timed before.
+        Where patience ends first, they are of the last run, and none of them counts as calm.
         """
         while True:
             before, calm = self._look()
             while not calm and self._patience_s > 0:
                 before, calm = self._wait()
             begin = time.monotonic()
-            work()
+            timings = work()
             after, still = self._look()
             taken = time.monotonic() - begin
-            if (calm and still) or self._patience_s <= 0:
+            if calm and still:
                 self._patience_s += PATIENCE * taken
-                return before + after
+                return timings, before + after
             self._patience_s -= taken
+            if self._patience_s <= 0:
+                return _slowed(timings), _slowed(before + after)
 
     def _look(self) -> tuple[list[Timing], bool]:
         timings = self._read()
@@ -80,3 +83,7 @@ class Calm:
         found = self._look()
         self._patience_s -= time.monotonic() - begin
         return found
+
+
+def _slowed(timings: Sequence[Timing]) -> list[Timing]:
+    return [replace(timing, calm=False) for timing in timings]

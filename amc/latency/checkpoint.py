@@ -19,9 +19,13 @@ from amc.latency.ops import OpTemplate
 
 @dataclass(frozen=True)
 class Turn:
-    """The timings of one turn, a list a point and a list a network, in units of ``reference_s``."""
+    """The timings of one turn, a list a point and a list a network, in units of ``reference_s``.
+
+    ``calm`` says that the core was not slowed down all the time.
+    """
 
     reference_s: float
+    calm: bool
     points: list[list[Timing]]
     networks: dict[str, list[Timing]]
 
@@ -61,6 +65,7 @@ class Checkpoint:
         self._used += 1
         return Turn(
             line["reference_s"],
+            line["calm"],
             [_timings(its) for its in line["timings"]],
             {name: _timings(its) for name, its in line["networks"].items()},
         )
@@ -72,6 +77,7 @@ class Checkpoint:
         line = {
             "points": _digest(_named(points)),
             "reference_s": turn.reference_s,
+            "calm": turn.calm,
             "timings": [_listed(its) for its in turn.points],
             "networks": {name: _listed(its) for name, its in turn.networks.items()},
         }

@@ -22,7 +22,7 @@ AWAY_S = 2e-6
 class Timing:
     """Seconds of one call: by the wall clock, and on the processor by the calling thread.
 
-    ``calm`` says that the thread was not interrupted.
+    ``calm`` says that the thread was not interrupted, nor the core slowed down by other programs.
     """
 
     wall_s: float

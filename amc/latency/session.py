@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any, Protocol
 
@@ -74,7 +74,6 @@ class Session:
     """All timings of one sitting, of points and of whole networks, in units of the reference.
 
     The unit is the reference operation's time in the same turn, so a clock that drifts cancels out;
-    ``reference_s`` lists that time for every turn, seconds.
     ``sequence`` names the network's operations (``OpTemplate.name``) in its order; points are timed
     in layer order, so that a turn is as long as a network. Turns that ``checkpoint`` has on record
     are taken from it. ``patience_s`` is how long it waits for a calm core at first, ``PATIENCE_S``
@@ -87,9 +86,14 @@ class Session:
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None, {}))
     patience_s: float | None = None
-    reference_s: list[float] = field(default_factory=list)
     networks: dict[str, list[Timing]] = field(default_factory=dict)
     points: dict[tuple[str, tuple[int, ...]], list[Timing]] = field(default_factory=dict)
+    _units: list[tuple[float, bool]] = field(default_factory=list)
+
+    @property
+    def reference_s(self) -> list[float]:
+        """The reference's time in every turn that was calm, or in all where none was; seconds."""
+        return [s for s, calm in self._units if calm] or [s for s, _ in self._units]
 
     @cached_property
     def calm(self) -> Calm:
@@ -101,7 +105,7 @@ class Session:
         """Time every point at least ``repeats`` times, in turns that look like the network."""
         turns = self._turns(points)
         for done, turn in enumerate(turns):
-            due = len(self.reference_s) % DENSE_EVERY == 0
+            due = len(self._units) % DENSE_EVERY == 0
             self.time_turn(turn, repeats, self.dense if due else ())
             self.progress(done + 1, len(turns), what)
 
@@ -144,7 +148,7 @@ class Session:
         if turn is None:
             turn = self._timed_turn(points, repeats, networks)
             self.checkpoint.record(points, turn)
-        self.reference_s.append(turn.reference_s)
+        self._units.append((turn.reference_s, turn.calm))
         for point, timings in zip(points, turn.points, strict=True):
             self._samples(point).extend(timings)
         for key, timings in turn.networks.items():
@@ -159,28 +163,28 @@ class Session:
         clock: list[Timing] = []
         whole: dict[str, list[Timing]] = {}
 
-        def once() -> None:
-            passes[-1] = []
+        def once() -> list[Timing]:
+            timings = []
             for call, activations in calls:
                 refresh(activations)
-                passes[-1].append(timed(call))
+                timings.append(timed(call))
+            return timings
 
         for call, _ in calls:  # the first call of each builds its kernel, and says nothing
             call()
         for _ in range(repeats if points else 0):
-            passes.append([])
-            clock += self.calm.during(once)
-        for network in networks:
-
-            def run(its: WholeNetwork = network) -> None:
-                whole[its.key] = timed_warm(lambda: its.network(*its.inputs), RUNS)
-
-            clock += self.calm.during(run)
-        unit = settled(clock, self.threads).median
-        timings = zip(*passes, strict=True) if passes else ()
+            timings, around = self.calm.during(once)
+            passes.append(timings)
+            clock += around
+        for its in networks:
+            whole[its.key], around = self.calm.during(partial(_run, its))
+            clock += around
+        calm = [timing for timing in clock if timing.calm]
+        unit = settled(calm or clock, self.threads).median
         return Turn(
             unit,
-            [[t.scaled(1 / unit) for t in its] for its in timings],
+            bool(calm),
+            [[t.scaled(1 / unit) for t in its] for its in zip(*passes, strict=True)],
             {key: [t.scaled(1 / unit) for t in its] for key, its in whole.items()},
         )
 
@@ -266,6 +270,10 @@ def prepare(
     """Return the call of a kernel at widths ``dims``, and the activations that it reads."""
     kernel: Kernel = lookup(KERNELS, template.kernel, "kernel")
     return kernel.prepare(template, dims, arena)
+
+
+def _run(its: WholeNetwork) -> list[Timing]:
+    return timed_warm(lambda: its.network(*its.inputs), RUNS)
 
 
 def refresh(activations: Sequence[Tensor]) -> None:

@@ -17,9 +17,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.coupling import ChannelGroup, Dim, is_depthwise
 from amc.errors import InputError
+from amc.plan import Plan
 
 Kept = Mapping[str, Sequence[int]]
 Mask = NDArray[np.bool_]
+
+
+def kept_of(plan: Plan) -> Kept:
+    """Return the kept channels of every site of ``plan``, by the site's name."""
+    return {site: choice.kept for site, choice in plan.choices.items()}
 
 
 def compress(network: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Module:

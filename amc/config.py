@@ -16,6 +16,16 @@ from amc.plan import digest
 from amc.registry import nearest
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+# ``amc.recovery`` says what each does. Reconstruction is of the dense network's weights: it comes
+# before fine-tuning, and leaves out plans that start from weights which fine-tuning left.
+RecoveryName = Literal[
+    "none",
+    "batch_norm",
+    "least_squares",
+    "least_squares+batch_norm",
+    "progressive",
+    "progressive+batch_norm",
+]
 
 
 class _Section(BaseModel):
@@ -51,7 +61,7 @@ class SearchConfig(_Section):
     horizon: int | None = Field(None, ge=1)
     agents: dict[Name, dict[str, Any]]
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
-    recovery: Literal["none", "batch_norm"] = "batch_norm"
+    recovery: RecoveryName = "batch_norm"
     latency: LatencyConfig = LatencyConfig()
     data: Literal["pack", "full"] = "pack"
     data_folder: str | None = None

@@ -88,6 +88,7 @@ class ScoringEvaluator:
             observed={
                 **seen,
                 "build_s": round(outcome.build_s, 6),
+                "reconstruct_s": round(outcome.reconstruct_s, 6),
                 "finetune_s": round(outcome.finetune_s, 6),
                 "recover_s": round(outcome.recover_s, 6),
                 "score_s": round(outcome.score_s, 6),

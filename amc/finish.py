@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amc.compress import compress
+from amc.compress import compress, kept_of
 from amc.data import Data
 from amc.latency.table import network_key
 from amc.pricing import batch_of, is_here
@@ -34,6 +35,9 @@ def finish_run(
     with reporter.task("testing and fine-tuning the winners", len(found)) as bar:
         results = finals(session, found, test, workers)
         bar.advance(len(found))
+    for note in dict.fromkeys(note for final in results for note in final.notes):
+        reporter.message(f"note: {note}")
+    found = [replace(one, state=final.state) for one, final in zip(found, results, strict=True)]
     with reporter.task("measuring the winners", None):
         measured = _measure(session, found)
     dense = Dense(*dense_scores(session, test), session.dense_cost, measured.get("dense"))
@@ -53,7 +57,7 @@ def _measure(session: Session, found: Sequence[Found]) -> dict[str, Measured]:
     task, space = session.task, session.space
     networks = {"dense": task.network}
     for one in found:
-        kept = {site: c.kept for site, c in one.best.request.plan.choices.items()}
+        kept = kept_of(one.best.request.plan)
         networks[one.search.name] = compress(task.network, space.groups, kept)
     size = session.config.latency.batch_size
     yardstick = (network_key(task.network_digest, size), task.network)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from amc.config import RecoveryName
 from amc.errors import InputError
 from amc.files import write_text
 from amc.invalid import explain
@@ -105,7 +106,7 @@ class EvaluationPart(_Part):
     data: Literal["pack", "full"]
     search_images: int | None = Field(ge=1)
     calibration_images: int = Field(ge=1)
-    recovery: Literal["none", "batch_norm"]
+    recovery: RecoveryName
 
 
 class ProvenancePart(_Part):

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from amc.compress import compress
+from amc.compress import compress, kept_of
 from amc.coupling import trace_coupling
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_text
@@ -24,7 +24,7 @@ from amc.latency.device import target_path
 from amc.latency.table import network_key
 from amc.plan_file import FilePart, PlanFile, read_plan
 from amc.pricing import batch_of, is_here
-from amc.recovery import recover
+from amc.recovery import Recovery
 from amc.task import LoadedTask, load_task
 from amc.timing import measure_networks
 from amc.weights import state_sha256
@@ -87,14 +87,17 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
                 f"{len(choice.kept)} of {channels} channels: {ratio:g}"
             )
     chosen = [by_name[site] for site in plan.choices]
-    kept = {site: choice.kept for site, choice in plan.choices.items()}
+    kept = kept_of(plan.plan)
     network = compress(task.network, chosen, kept)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     named = {"plan": plan.weights, "original": None, "finetuned": plan.finetuned}[source]
     if source == "finetuned" and named is None:
         raise InputError("the plan names no fine-tuned weights; its search had finetune_steps 0")
     if named is None:
-        recover(network, plan.evaluation.recovery, task.train[: plan.evaluation.calibration_images])
+        calibration = task.train[: plan.evaluation.calibration_images]
+        recovery = Recovery(plan.evaluation.recovery, task.network, chosen, {}, calibration)
+        recovery.reconstruct(network, kept)
+        recovery.recalibrate(network)
     else:
         network.load_state_dict(_read_weights(named, folder))
     return network.eval()

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from amc.cost import Budget, Cost, CostModel, cost_of
-from amc.errors import BudgetSpent
+from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.plan import Plan
+from amc.reconstruction.curves import ErrorCurves
 from amc.sites import Site
 
 # (widths of every site, digest of the request whose weights decide which channels stay or None)
@@ -40,6 +41,7 @@ class SearchTask:
     horizon: int
     walks: int = 1
     on_batch: Callable[[list[Evaluation]], None] = lambda batch: None
+    curve_maker: Callable[[], ErrorCurves] | None = None
     history: list[Evaluation] = field(default_factory=list)
 
     @property
@@ -56,6 +58,16 @@ class SearchTask:
     def smallest_widths(self) -> tuple[int, ...]:
         """Every site at its smallest legal width."""
         return tuple(site.widths[0] for site in self.sites)
+
+    @property
+    def error_curves(self) -> ErrorCurves:
+        """What each site loses at each width, without evaluations; the first look takes seconds.
+
+        Raises ``InputError`` where the task has no network to take them from.
+        """
+        if self.curve_maker is None:
+            raise InputError("this task has no network, and so no error curves")
+        return self.curve_maker()
 
     def budget_costs(self, widths: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the budgeted cost ``[B]`` of candidates ``[B, sites]``, in its own unit."""

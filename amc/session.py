@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 
 from amc.config import SearchConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
+from amc.data import Data
 from amc.errors import BudgetSpent, NoPlanError
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.evaluators import CachedEvaluator, Pricing, ScoringEvaluator
@@ -20,6 +22,13 @@ from amc.journal import Journal, JournaledEvaluator
 from amc.latency import LatencyTable
 from amc.objective import resource_constrained
 from amc.plan import Plan, digest
+from amc.reconstruction.consumers import Orders
+from amc.reconstruction.curves import ErrorCurves
+from amc.reconstruction.least_squares import LeastSquares
+from amc.reconstruction.moments import MAX_COLUMNS, MAX_ROWS
+from amc.reconstruction.orders import orders_of
+from amc.reconstruction.solve import RIDGE
+from amc.recovery import reconstructs
 from amc.reporting import Reporter
 from amc.run_folder import Search
 from amc.search_task import PlanMaker, SearchTask, seed_everything
@@ -60,7 +69,9 @@ class Session:
     def facts(self) -> dict[str, Any]:
         """Everything beside the plan that an evaluation depends on, by name."""
         config, task = self.config, self.task
+        reconstruction = {"max_rows": MAX_ROWS, "max_columns": MAX_COLUMNS, "ridge": RIDGE}
         return {
+            **({"reconstruction": reconstruction} if reconstructs(config.recovery) else {}),
             "task": task.name,
             "network_digest": task.network_digest,
             "data_digest": data_digest(task.train, task.search),
@@ -82,13 +93,30 @@ class Session:
         return Job(
             network=self.task.network,
             groups=self.space.groups,
-            calibration=self.task.train[: self.config.calibration_images],
+            calibration=self.calibration,
             train=self.task.train,
             search=self.task.search,
             score=self.task.score,
             recovery=self.config.recovery,
             short_term=SHORT_TERM,
+            orders=self.orders if reconstructs(self.config.recovery) else {},
         )
+
+    @property
+    def calibration(self) -> Data:
+        """The training examples that recovery may look at."""
+        return self.task.train[: self.config.calibration_images]
+
+    @cached_property
+    def orders(self) -> Orders:
+        """Each site's channels, the most important first."""
+        return orders_of(self.space)
+
+    @cached_property
+    def error_curves(self) -> ErrorCurves:
+        """What each site loses at each width, from the calibration examples; takes seconds."""
+        calibration = self.calibration.channels_last()
+        return LeastSquares(self.task.network, self.space.groups, self.orders, calibration).curves()
 
     def evaluations_of(self, agent: str) -> int:
         """Return how many evaluations the agent gets: its own ``evaluations``, or the run's."""
@@ -110,6 +138,7 @@ class Session:
             evaluations=evaluations,
             horizon=evaluations if own else self.config.horizon or evaluations,
             walks=self.config.walks,
+            curve_maker=lambda: self.error_curves,
         )
 
     def pricing(self) -> Pricing:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc.compress import compress, narrow
+from amc.compress import compress, kept_of, narrow
 from amc.coupling import ChannelGroup
 from amc.data import Data
 from amc.plan import Plan
-from amc.recovery import recover
+from amc.reconstruction.consumers import Orders
+from amc.recovery import Recovery
 from amc.search_task import preserved_generators, seed_everything
 from amc.task import Score
 from amc.training import Schedule, fit
@@ -48,11 +49,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``score`` (NaN where outputs were not finite), weights after fine-tuning, and times."""
+    """``score`` (NaN where outputs were not finite), weights after fine-tuning, and times.
+
+    ``recover_s`` includes ``reconstruct_s``, but not what is prepared once a worker.
+    """
 
     score: float
     state: State | None
     build_s: float
+    reconstruct_s: float
     recover_s: float
     finetune_s: float
     score_s: float
@@ -60,18 +65,27 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Final:
-    """A winner on images that no search has seen, before and after the same short fine-tuning."""
+    """A winner on images that no search has seen, before and after the same short fine-tuning.
+
+    ``state`` are the weights that its score depended on, ``None`` where they follow from plan and
+    statistics; ``notes`` say what is to be known of how they were reconstructed.
+    """
 
     search_score: float
     test_score: float | None
     finetuned_search_score: float | None
     finetuned_test_score: float | None
     finetuned_state: State | None
+    state: State | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that the evaluations of one search share. No test data."""
+    """All that the evaluations of one search share. No test data.
+
+    ``orders`` has each group's channels, the most important first, where ``recovery`` uses them.
+    """
 
     network: nn.Module
     groups: tuple[ChannelGroup, ...]
@@ -81,6 +95,7 @@ class Job:
     score: Score
     recovery: str
     short_term: Schedule
+    orders: Orders = field(default_factory=dict)
 
 
 class Worker:
@@ -95,6 +110,9 @@ class Worker:
             train=job.train.channels_last(),
             search=job.search.channels_last(),
         )
+        self.recovery = Recovery(
+            job.recovery, self.job.network, job.groups, job.orders, self.job.calibration
+        )
 
     def run(self, work: Work) -> Outcome:
         """Return the score of one plan on the search split, and weights if it was fine-tuned.
@@ -106,31 +124,41 @@ class Worker:
             return self._run(work)
 
     def _run(self, work: Work) -> Outcome:
+        self.recovery.prepare()
         clock = [time.perf_counter()]
         network = self.build(work.plan, work.start)
+        clock.append(time.perf_counter())
+        if work.start is None:
+            self.recovery.reconstruct(network, kept_of(work.plan))
         clock.append(time.perf_counter())
         if work.finetune:
             schedule = replace(self.job.short_term, steps=work.finetune)
             fit(network, self.job.train, schedule, work.seed)
         clock.append(time.perf_counter())
-        recover(network, self.job.recovery, self.job.calibration)
+        self.recovery.recalibrate(network)
         clock.append(time.perf_counter())
         value = score(network, self.job.search, self.job.score)
         clock.append(time.perf_counter())
-        build_s, finetune_s, recover_s, score_s = np.diff(clock).tolist()
-        state = state_arrays(network) if work.finetune else None
-        return Outcome(value, state, build_s, recover_s, finetune_s, score_s)
+        build_s, reconstruct_s, finetune_s, recalibrate_s, score_s = np.diff(clock).tolist()
+        return Outcome(
+            score=value,
+            state=state_arrays(network) if work.finetune else None,
+            build_s=build_s,
+            reconstruct_s=reconstruct_s,
+            recover_s=reconstruct_s + recalibrate_s,
+            finetune_s=finetune_s,
+            score_s=score_s,
+        )
 
     def build(self, plan: Plan, start: Start | None) -> nn.Module:
         """Return the compressed network of ``plan``, before recovery, channels last."""
-        kept = {site: choice.kept for site, choice in plan.choices.items()}
         if start is None:
-            network = compress(self.job.network, self.job.groups, kept)
+            network = compress(self.job.network, self.job.groups, kept_of(plan))
         else:
-            before = {site: choice.kept for site, choice in start.plan.choices.items()}
+            before = kept_of(start.plan)
             network = compress(self.job.network, self.job.groups, before)
             network.load_state_dict(state_tensors(start.state))
-            network = narrow(network, self.job.groups, before, kept)
+            network = narrow(network, self.job.groups, before, kept_of(plan))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
@@ -150,18 +178,22 @@ class Worker:
             network.load_state_dict(state_tensors(own))
             network.eval()
         else:
-            recover(network, self.job.recovery, self.job.calibration)
+            self.recovery.reconstruct(network, kept_of(plan))
+            self.recovery.recalibrate(network)
+            own = state_arrays(network) if self.recovery.reconstructs else None
         search_score = score(network, self.job.search, self.job.score)
         test_score = None if test is None else score(network, test, self.job.score)
         if not steps:
-            return Final(search_score, test_score, None, None, None)
+            return Final(search_score, test_score, None, None, None, own, self.recovery.notes)
         fit(network, self.job.train, replace(self.job.short_term, steps=steps), seed=0)
         return Final(
             search_score,
             test_score,
-            score(network, self.job.search, self.job.score),
-            None if test is None else score(network, test, self.job.score),
-            state_arrays(network),
+            finetuned_search_score=score(network, self.job.search, self.job.score),
+            finetuned_test_score=None if test is None else score(network, test, self.job.score),
+            finetuned_state=state_arrays(network),
+            state=own,
+            notes=self.recovery.notes,
         )
 
 

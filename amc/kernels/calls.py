@@ -3,31 +3,49 @@
 Nothing here trusts a tensor that Python code may have changed. Starts and indices, which the
 compiled kernels follow to addresses, are copied when they are checked; of the values, the kernels
 use no more than the address and the length, and these are compared at every call.
+
+A small layer takes a few microseconds, as long as Python needs to ask a tensor what it is. So a
+call like one of the last ones is known by one comparison of torch's own (``repeated``), the one by
+which ``torch.compile`` knows its inputs again. It is private to torch: where it is missing, every
+call goes the longer way.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from ctypes import byref
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from amc.errors import InputError
 from amc.kernels import KERNELS, core
 from amc.kernels.family import Sparse
 from amc.kernels.geometry import (
     Geometry,
+    call_of,
     check_bias,
     image_strides,
     is_channels_last,
+    plain_strides,
 )
 from amc.kernels.packed import FEW_COLUMNS_HALF, FIELDS, SPMM, Packed
 from amc.registry import lookup
 
+TensorGuards: Any
+empty_strided_cpu: Any
+try:
+    TensorGuards = torch._C._dynamo.guards.TensorGuards
+    empty_strided_cpu = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
+except AttributeError:
+    TensorGuards = None
+
 MOST_PLANS = 64  # input layouts remembered for a weight
+MOST_REPEATS = 4  # of these, the ones that are looked for first
 
 _ready: dict[int, Ready] = {}  # by the identity of `values`; gone when that tensor is
 
@@ -49,26 +67,35 @@ class Ready:
         self.others = tuple(weight[1:])
         self.address, self.length = values.data_ptr(), values.numel()
         self.versioned = not any(tensor.is_inference() for tensor in weight)
-        self.versions = [tensor._version for tensor in weight] if self.versioned else []
+        # They only rise, so that their sum tells of every change.
+        self.versions = sum(tensor._version for tensor in weight) if self.versioned else 0
         self.plans: dict[Any, Plan] = {}
+        self.repeats: tuple[Repeat, ...] = ()  # the newest first
         self.gone: Any = None
 
     def is_still(self, weight: Sequence[Tensor], kernel: str, pattern: str, shape: Any) -> bool:
         """Return whether ``weight`` is what was checked; inference tensors tell of no change."""
+        values = weight[0]
+        return (
+            self.is_untouched(weight)
+            and self.names == (kernel, pattern, shape)
+            and values.numel() == self.length
+            and values.is_contiguous()
+        )
+
+    def is_untouched(self, weight: Sequence[Tensor]) -> bool:
+        """Return whether these are the tensors that were checked, at no later version."""
         values, indices, starts, layout = weight
         others = self.others
         return (
             indices is others[0]
             and starts is others[1]
             and layout is others[2]
-            and self.names == (kernel, pattern, shape)
             and values.data_ptr() == self.address
-            and values.numel() == self.length
-            and values.is_contiguous()
             and (
                 not self.versioned
-                or self.versions
-                == [values._version, indices._version, starts._version, layout._version]
+                or values._version + indices._version + starts._version + layout._version
+                == self.versions
             )
         )
 
@@ -78,6 +105,13 @@ class Ready:
         if self.layout[0] == SPMM and len(self.packed.shape) == 2 and columns <= limit:
             return self.for_few_columns
         return self
+
+    def keep(self, key: Any, plan: Plan) -> Plan:
+        """Return ``plan``, remembered under ``key``."""
+        if len(self.plans) >= MOST_PLANS:
+            self.plans.clear()
+        self.plans[key] = plan
+        return plan
 
     @cached_property
     def for_few_columns(self) -> Ready:
@@ -128,6 +162,63 @@ def ready(weight: Sequence[Tensor], kernel: str, pattern: str, shape: list[int])
     return made
 
 
+class Repeat:
+    """A call that was made, and what another must be like so that ``plan`` serves it unseen."""
+
+    def __init__(self, plan: Plan, x: Tensor, values: Tensor, bias: Tensor | None, options: Any):
+        self.plan = plan
+        self.options = tuple(list(o) if isinstance(o, list) else o for o in options)
+        self.biased = bias is not None
+        self.threads, self.library = get_num_threads(), core.library()
+        # Of every tensor: class, dispatch keys (device, layout, views that negate, inference mode,
+        # tracers, transforms), gradient, type, sizes and strides. Two must not be the same one.
+        tensors = (x, values) if bias is None else (x, values, bias)
+        guards = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        self.alike = guards.check
+
+
+def repeated(
+    x: Tensor, weight: Sequence[Tensor], bias: Tensor | None, options: Any
+) -> Tensor | None:
+    """Return the layer's output where a call like this one was remembered, else None."""
+    values = weight[0]
+    known = _ready.get(id(values))
+    # Of the modes, `alike` leaves some out.
+    if known is None or len(weight) != len(FIELDS) or is_in_torch_dispatch_mode():
+        return None
+    for call in known.repeats:
+        if (
+            call.biased is not (bias is None)
+            and (call.alike(x, values) if bias is None else call.alike(x, values, bias))
+            and call.options == options
+            and call.threads == get_num_threads()
+            and call.library is core.library()
+        ):
+            break
+    else:
+        return None
+    if not known.is_untouched(weight):
+        return None
+    plan = call.plan
+    if plan.copies:
+        x = x.contiguous(memory_format=plan.format)
+    return plan.into(empty_strided_cpu(plan.y_sizes, plan.y_strides, torch.float32), x, bias)
+
+
+def remember(
+    plan: Plan, x: Tensor, weight: Sequence[Tensor], bias: Tensor | None, options: Any
+) -> None:
+    """Let ``repeated`` serve calls like this one, which ``plan`` has just answered."""
+    values = weight[0]
+    known = _ready.get(id(values))
+    if TensorGuards is None or known is None or plan.run is None:
+        return
+    if any(t is not None and (t.requires_grad or t.is_neg()) for t in (x, bias)):
+        return
+    if bias is None or bias.is_contiguous():
+        known.repeats = (Repeat(plan, x, values, bias, options), *known.repeats[: MOST_REPEATS - 1])
+
+
 class Plan:
     """One layer's call for one layout of its input."""
 
@@ -144,14 +235,13 @@ class Plan:
         if linear and x.dim() == 2 and x.stride(1) == 1 and x.stride(0) >= to.channels:
             self.copies, x_strides = False, (x.stride(0), *x_strides[1:])
         self.y_sizes: tuple[int, ...] = (*x.shape[:-1], to.rows) if linear else y_sizes
-        self.y_strides = _plain_strides(self.y_sizes) if linear else y_strides
+        self.y_strides = plain_strides(self.y_sizes) if linear else y_strides
         self.bias_shape = (to.rows,)
         self.run: Any = None
-        self.idle: list[core.Call] = []
+        self.idle: list[tuple[core.Call, Any]] = []  # calls, and the kernel's arguments for them
         if core.library() is not None and to.columns and x.numel():
             self.run = core.call(weight.function)
-            self.call = _call(to, x_strides, y_strides, relu, threads)
-            self.idle.append(core.Call.from_buffer_copy(self.call))
+            self.call = call_of(to, x_strides, y_strides, relu, threads)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return the layer's output; ``x`` has the layout that the plan was made for."""
@@ -165,19 +255,30 @@ class Plan:
                 check_bias(bias, self.to.rows)
             if not bias.is_contiguous():
                 bias = bias.contiguous()
-        y = torch.empty_strided(self.y_sizes, self.y_strides, dtype=torch.float32)
+        y = torch.empty_strided(self.y_sizes, self.y_strides, dtype=torch.float32, device="cpu")
         if self.run is None:
             return self._slowly(x, bias, y)
+        return self.into(y, x, bias)
+
+    def into(self, y: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``y``, written by the compiled kernel: ``x`` and ``bias`` are plain memory."""
         try:
-            call = self.idle.pop()
-        except IndexError:  # another thread runs this very layer
-            call = core.Call.from_buffer_copy(self.call)
+            own = self.idle.pop()
+        except IndexError:  # the first call, or another thread runs this very layer
+            own = self._call_of_its_own()
+        call, arguments = own
         call.x = x.data_ptr()
         call.y = y.data_ptr()
         call.bias = None if bias is None else bias.data_ptr()
-        self.run(self.weight.c_weight, call)
-        self.idle.append(call)
+        code = self.run.function(*arguments)
+        self.idle.append(own)
+        if code:
+            raise self.run.error(code)
         return y
+
+    def _call_of_its_own(self) -> tuple[core.Call, Any]:
+        call = core.Call.from_buffer_copy(self.call)
+        return call, (byref(self.weight.c_weight), byref(call))
 
     def _slowly(self, x: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
         to = self.to
@@ -193,30 +294,3 @@ class Plan:
         multiple = self.weight.kernel.channel_multiple
         images.copy_(multiply(self.weight.product, x, to, multiple, bias, self.relu))
         return y
-
-
-def _plain_strides(sizes: Sequence[int]) -> tuple[int, ...]:
-    strides = [1]
-    for size in reversed(sizes[1:]):
-        strides.insert(0, strides[0] * size)
-    return tuple(strides)
-
-
-def _call(
-    to: Geometry, x_strides: Sequence[int], y_strides: Sequence[int], relu: bool, threads: int
-) -> core.Call:
-    call = core.Call(
-        batch=to.batch,
-        channels=to.channels,
-        height=to.height,
-        width=to.width,
-        rows=to.rows,
-        out_height=to.out_height,
-        out_width=to.out_width,
-        relu=int(relu),
-        threads=threads,
-    )
-    call.x_stride[:], call.y_stride[:] = tuple(x_strides), tuple(y_strides)
-    (call.kernel_h, call.kernel_w), (call.stride_h, call.stride_w) = to.kernel, to.stride
-    (call.pad_h, call.pad_w), (call.dilation_h, call.dilation_w) = to.padding, to.dilation
-    return call

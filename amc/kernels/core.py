@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_void_p
+from ctypes import byref, c_char_p, c_double, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -113,28 +113,42 @@ def select_isa(name: str) -> None:
     _select(handle, name, "the instruction set")
 
 
-def call(family: str) -> Callable[[Weight, Call], None]:
-    """Return the kernel of ``family``, one of ``FAMILIES``, as a function that raises.
+class Kernel:
+    """The kernel of one family, as a function that raises.
 
     The two structures are read during the call alone. Their addresses must be of memory of the
     lengths that the header states; nothing is checked here.
 
-    Raises (the function returned):
+    Raises (when called):
         MemoryError: no room for the packed activations. Nothing was written.
         InputError: sizes that this family does not take. Nothing was written.
+    """
+
+    def __init__(self, family: str, function: Callable[..., int]) -> None:
+        self.family = family
+        self.function = function  # of references to the two structures; returns a code
+
+    def __call__(self, weight: Weight, call: Call) -> None:
+        """Run the kernel."""
+        code = self.function(byref(weight), byref(call))
+        if code:
+            raise self.error(code)
+
+    def error(self, code: int) -> Exception:
+        """Return the exception for a ``code`` that is not 0."""
+        return _error(self.family, code)
+
+
+def call(family: str) -> Kernel:
+    """Return the kernel of ``family``, one of ``FAMILIES``.
+
+    Raises ``InputError`` where there is no library.
     """
     handle = library()
     if handle is None:
         raise InputError(f"kernel {family!r} needs the compiled kernels: {why_no_library()}")
-    run = getattr(handle, f"amc_{family}")
-    byref = ctypes.byref
-
-    def checked(weight: Weight, call: Call) -> None:
-        code = run(byref(weight), byref(call))
-        if code:
-            raise _error(family, code)
-
-    return checked
+    # No argument types: to compare them, ctypes would take as long as a small layer.
+    return Kernel(family, handle[f"amc_{family}"])
 
 
 def peak_flops() -> float:
@@ -194,10 +208,6 @@ def _opened(path: Path) -> tuple[ctypes.CDLL | None, str]:
         return None, f"{path} cannot be loaded ({error}); {REMEDY}"
     if found != ABI:
         return None, f"{path} has interface {found}, but {ABI} is needed; {REMEDY}"
-    for family in FAMILIES:
-        function = getattr(handle, f"amc_{family}")
-        function.argtypes = [POINTER(Weight), POINTER(Call)]
-        function.restype = c_int
     handle.amc_peak_flops.restype = c_double
     handle.amc_isa.restype = handle.amc_isas.restype = c_char_p
     handle.amc_select_isa.argtypes = [c_char_p]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from amc.errors import InputError
+from amc.kernels import core
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,32 @@ def image_strides(
     if channels_last:
         return (channels * height * width, 1, width * channels, channels)
     return (channels * height * width, height * width, width, 1)
+
+
+def plain_strides(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor."""
+    strides = [1]
+    for size in reversed(sizes[1:]):
+        strides.insert(0, strides[0] * size)
+    return tuple(strides)
+
+
+def call_of(
+    to: Geometry, x_strides: Sequence[int], y_strides: Sequence[int], relu: bool, threads: int
+) -> core.Call:
+    """Return the call as the compiled kernels take it, with no addresses yet."""
+    call = core.Call(
+        batch=to.batch,
+        channels=to.channels,
+        height=to.height,
+        width=to.width,
+        rows=to.rows,
+        out_height=to.out_height,
+        out_width=to.out_width,
+        relu=int(relu),
+        threads=threads,
+    )
+    call.x_stride[:], call.y_stride[:] = tuple(x_strides), tuple(y_strides)
+    (call.kernel_h, call.kernel_w), (call.stride_h, call.stride_w) = to.kernel, to.stride
+    (call.pad_h, call.pad_w), (call.dilation_h, call.dilation_w) = to.padding, to.dilation
+    return call

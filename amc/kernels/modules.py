@@ -54,10 +54,6 @@ class SparseLayer(nn.Module):
         """Return the dense weight, ``[M, K]`` or ``[M, C, kh, kw]``."""
         return _sparse_kernel(self.kernel).unpack(self.packed)
 
-    def _arrays(self) -> tuple[list[Any], Tensor | None]:
-        own = self._buffers  # attributes of a module take longer, as long as a small layer
-        return [own["values"], own["indices"], own["starts"], own["layout"]], own["bias"]
-
     def _install(self, packed: Packed, bias: Tensor | None) -> None:
         """Make checked tensors the layer's buffers."""
         _sparse_kernel(packed.kernel).check(packed)
@@ -128,9 +124,10 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[..., M]``."""
-        weight, bias = self._arrays()
+        own = self._buffers  # attributes of a module take longer, as long as a small layer
+        weight: list[Any] = [own["values"], own["indices"], own["starts"], own["layout"]]
         y: Tensor = ops.sparse_linear(
-            x, weight, self.kernel, self.pattern, self.shape, bias, self.relu
+            x, weight, self.kernel, self.pattern, self.shape, own["bias"], self.relu
         )
         return y
 
@@ -166,14 +163,15 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N, M, H', W']`` in the memory format of ``x``."""
-        weight, bias = self._arrays()
+        own = self._buffers  # as in SparseLinear
+        weight: list[Any] = [own["values"], own["indices"], own["starts"], own["layout"]]
         y: Tensor = ops.sparse_conv2d(
             x,
             weight,
             self.kernel,
             self.pattern,
             self.shape,
-            bias,
+            own["bias"],
             self.stride,
             self.padding,
             self.dilation,

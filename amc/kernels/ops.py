@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from amc.errors import InputError
 from amc.kernels import core
-from amc.kernels.calls import MOST_PLANS, Plan, Ready, ready
+from amc.kernels.calls import Plan, ready, remember, repeated
 from amc.kernels.geometry import (
     conv_geometry,
     image_strides,
@@ -48,6 +49,12 @@ def _linear(
     bias: Tensor | None,
     relu: bool,
 ) -> Tensor:
+    return _linear_plan(x, weight, kernel, pattern, shape, relu)(x, bias)
+
+
+def _linear_plan(
+    x: Tensor, weight: Sequence[Tensor], kernel: str, pattern: str, shape: list[int], relu: bool
+) -> Plan:
     if x.requires_grad and torch.is_grad_enabled():
         raise InputError(NO_GRADIENT)
     checked = ready(weight, kernel, pattern, shape)
@@ -57,8 +64,8 @@ def _linear(
     if plan is None:
         to = linear_geometry(x, shape)
         suiting = checked.suiting(to.columns)
-        plan = _remember(checked, key, Plan(suiting, to, x, relu, threads))
-    return plan(x, bias)
+        plan = checked.keep(key, Plan(suiting, to, x, relu, threads))
+    return plan
 
 
 def _conv2d(
@@ -77,6 +84,20 @@ def _conv2d(
         return _conv2d(
             x[None], weight, kernel, pattern, shape, bias, stride, padding, dilation, relu
         )[0]
+    return _conv2d_plan(x, weight, kernel, pattern, shape, stride, padding, dilation, relu)(x, bias)
+
+
+def _conv2d_plan(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    kernel: str,
+    pattern: str,
+    shape: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    relu: bool,
+) -> Plan:
     if x.requires_grad and torch.is_grad_enabled():
         raise InputError(NO_GRADIENT)
     checked = ready(weight, kernel, pattern, shape)
@@ -86,14 +107,7 @@ def _conv2d(
     plan = checked.plans.get(key)
     if plan is None:
         to = conv_geometry(x, shape, stride, padding, dilation)
-        plan = _remember(checked, key, Plan(checked, to, x, relu, threads))
-    return plan(x, bias)
-
-
-def _remember(weight: Ready, key: Any, plan: Plan) -> Plan:
-    if len(weight.plans) >= MOST_PLANS:
-        weight.plans.clear()
-    weight.plans[key] = plan
+        plan = checked.keep(key, Plan(checked, to, x, relu, threads))
     return plan
 
 
@@ -155,12 +169,21 @@ def sparse_linear(
     relu: bool,
 ) -> Tensor:
     """Return ``amc::sparse_linear``; straight away where nobody watches operators."""
+    options = (kernel, pattern, shape, relu)
+    if not is_dynamo_compiling():
+        again = repeated(x, weight, bias, options)
+        if again is not None:
+            return again
     if _watched(x):
+        _refuse_tracked(x)
         y: Tensor = torch.ops.amc.sparse_linear.default(
             x, weight, kernel, pattern, shape, bias, relu
         )
         return y
-    return _linear(x, weight, kernel, pattern, shape, bias, relu)
+    plan = _linear_plan(x, weight, kernel, pattern, shape, relu)
+    y = plan(x, bias)
+    remember(plan, x, weight, bias, options)
+    return y
 
 
 def sparse_conv2d(
@@ -176,22 +199,45 @@ def sparse_conv2d(
     relu: bool,
 ) -> Tensor:
     """Return ``amc::sparse_conv2d``; straight away where nobody watches operators."""
-    arguments = (x, weight, kernel, pattern, shape, bias, stride, padding, dilation, relu)
+    options = (kernel, pattern, shape, stride, padding, dilation, relu)
+    if not is_dynamo_compiling():
+        again = repeated(x, weight, bias, options)
+        if again is not None:
+            return again
     if _watched(x):
-        y: Tensor = torch.ops.amc.sparse_conv2d.default(*arguments)
+        _refuse_tracked(x)
+        y: Tensor = torch.ops.amc.sparse_conv2d.default(
+            x, weight, kernel, pattern, shape, bias, stride, padding, dilation, relu
+        )
         return y
-    return _conv2d(*arguments)
+    if x.dim() == 3:  # one image, as torch takes it
+        return sparse_conv2d(
+            x[None], weight, kernel, pattern, shape, bias, stride, padding, dilation, relu
+        )[0]
+    plan = _conv2d_plan(x, weight, kernel, pattern, shape, stride, padding, dilation, relu)
+    y = plan(x, bias)
+    remember(plan, x, weight, bias, options)
+    return y
 
 
 def _watched(x: Tensor) -> bool:
-    """Return whether a mode, a tracer or a kind of tensor has to see operators.
+    """Return whether a mode, a tracer, a transform or a kind of tensor has to see operators.
 
     Without one, torch's dispatcher would take as long as a small layer itself, for nothing.
     """
     return (
-        type(x) is not Tensor
+        is_compiling()  # first: a compiler cannot follow the others
+        or type(x) is not Tensor
         or not x.is_cpu
+        or x.layout is not torch.strided
+        or x._is_zerotensor()
         or is_in_torch_dispatch_mode()
-        or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        or torch._C._are_functorch_transforms_active()
     )
+
+
+def _refuse_tracked(x: Tensor) -> None:
+    """Raise ``InputError`` for an input that ``torch.func`` follows to differentiate."""
+    if not is_compiling() and type(x) is Tensor and torch._C._functorch.is_gradtrackingtensor(x):
+        raise InputError(NO_GRADIENT)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amc.apart import apart
 from amc.config import LatencyConfig
 from amc.deploy import deployed
-from amc.errors import InputError
 from amc.latency import LatencyTable
 from amc.latency.table import network_key
 from amc.latency.trace import network_latency, trace_ops
 from amc.mixed_plan import random_plans
 from amc.pricing import PATIENCE_S, batch_of, complete_table
-from amc.reporting import Handle, Reporter
+from amc.reporting import Reporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask
 from amc.timing import Measured, measure_deployed
@@ -52,56 +50,26 @@ class Settings:
 def latency(settings: Settings, table: Path, reporter: Reporter) -> list[dict[str, Any]]:
     """Return one row a plan: what the table in ``table`` predicts, and what it measures, twice.
 
-    The table is given what it lacks first, operation by operation: of whole networks it times the
-    dense one alone, to which clocks are compared. Everything else happens in a fresh process, as a
-    deployed network would run: a process that has timed thousands of kernels runs up to 10% slower.
+    The table is given what it lacks first. Measuring a table and measuring plans each happen in a
+    fresh process, as a deployed network would run.
     """
-    sparse = [pattern for pattern in settings.patterns if pattern != "dense"]
     for name in settings.tasks:
-        task, space = settings.make(name)
-        complete_table(task, space, settings.latency, table, sparse, reporter)
-    total = len(settings.tasks) * settings.plans * (1 + SITTINGS)
-    with reporter.task("predicting and measuring whole networks", total) as bar:
-        return [row for name in settings.tasks for row in _apart(settings, name, table, bar)]
+        apart(_complete, reporter, settings, name, table)
+    return [row for name in settings.tasks for row in apart(_rows, reporter, settings, name, table)]
 
 
-def _apart(settings: Settings, name: str, table: Path, bar: Handle) -> list[dict[str, Any]]:
-    """Return the rows of one network, from a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(settings, name, table, there), daemon=True)
-    process.start()
-    there.close()
-    try:
-        while True:
-            kind, value = here.recv()
-            if kind == "rows":
-                return list(value)
-            if kind == "error":
-                raise value
-            bar.advance(value, name)
-    except EOFError:
-        process.join()
-        raise RuntimeError(
-            f"the process that measured {name!r} ended with exit code {process.exitcode}"
-        ) from None
-    finally:
-        process.terminate()
-        process.join()
+def _complete(reporter: Reporter, settings: Settings, name: str, table: Path) -> None:
+    torch.set_num_threads(1)
+    task, space = settings.make(name)
+    sparse = [pattern for pattern in settings.patterns if pattern != "dense"]
+    complete_table(task, space, settings.latency, table, sparse, reporter)
 
 
-def _work(settings: Settings, name: str, table: Path, there: Any) -> None:
-    try:
-        torch.set_num_threads(1)
-        done = lambda n: there.send(("done", n))  # noqa: E731
-        there.send(("rows", rows_of(settings, name, LatencyTable.load(table), done)))
-    except KeyboardInterrupt:  # the terminal tells every process; the first one answers
-        return
-    except InputError as error:
-        there.send(("error", error))
-    except Exception as error:
-        traceback.print_exception(error)
-        there.send(("error", RuntimeError(f"measuring {name!r} failed: {error!r}")))
+def _rows(reporter: Reporter, settings: Settings, name: str, table: Path) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    steps = settings.plans * (1 + SITTINGS)
+    with reporter.task(f"predicting and measuring {name}", steps) as bar:
+        return rows_of(settings, name, LatencyTable.load(table), bar.advance)
 
 
 def rows_of(

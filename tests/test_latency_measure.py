@@ -87,7 +87,7 @@ def test_large_kernels_get_a_grid_from_their_curves(monkeypatch: pytest.MonkeyPa
 
 def test_turns_hold_every_point_and_look_like_the_network() -> None:
     ops = trace_ops(deployed(NETWORK), INPUTS)
-    session = Session([op.template.name for op in ops], 1, (), lambda *_: None)
+    session = Session([op.template.name for op in ops], 1, lambda *_: None)
     points: list[Point] = [(ops[0].template, (2, width)) for width in range(1, 8)]
     points += [(ops[1].template, (4,)), (ops[2].template, (8, 4))]
     turns = session._turns(points)

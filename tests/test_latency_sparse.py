@@ -248,13 +248,13 @@ def test_points_are_added_where_the_middle_of_a_cell_is_off(
         inside = 24 <= c_in <= 48 and 24 <= c_out <= 48
         return (1.5 if inside else 1.0) * (50 + c_in * c_out * density / 1000)
 
-    def timed_turn(session: Session, points: Sequence[Point], n: int, networks: Any) -> None:
+    def timed_turn(session: Session, points: Sequence[Point], n: int) -> None:
         for point in points:
             value = cost(point[1])
             session._samples(point).extend([Timing(value, value, calm=True)] * n)
 
     monkeypatch.setattr(Session, "time_turn", timed_turn)
-    session = Session([op.template.name], 1, (), lambda *_: None)
+    session = Session([op.template.name], 1, lambda *_: None)
     (its,) = sampling.sample(session, [request])
     size = np.prod([len(marks) for marks in its.grid])
     assert size <= 8  # the true form is a product of the axes: the ends are enough

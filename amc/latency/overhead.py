@@ -77,7 +77,7 @@ def _overhead(network: nn.Module, threads: int) -> float:
     inputs = (torch.ones(1, 4, 2, 2).to(memory_format=torch.channels_last),)
     points = [(op.template, op.dims) for op in trace_ops(network, inputs)]
     chain = WholeNetwork("", network, inputs)
-    session = Session([], threads, (), lambda done, total, what: None)
+    session = Session([], threads, lambda done, total, what: None)
     for _ in range(CHAIN_REPEATS):
         session.time_turn(points, 3, (chain,))
     alone = sum(session.settled(point).median for point in points)

@@ -34,7 +34,6 @@ from amc.latency.ops import OpTemplate
 from amc.registry import lookup
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-DENSE_EVERY = 3  # turns between two timings of the dense networks
 RUNS = 4  # of a whole network in a turn
 EVICTED_BYTES = 16 << 20  # read between two calls to fill a core's own caches with other data
 CACHE_REPEATS = 5
@@ -82,7 +81,6 @@ class Session:
 
     sequence: Sequence[str]
     threads: int
-    dense: Sequence[WholeNetwork]
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None, {}))
     patience_s: float | None = None
@@ -105,8 +103,7 @@ class Session:
         """Time every point at least ``repeats`` times, in turns that look like the network."""
         turns = self._turns(points)
         for done, turn in enumerate(turns):
-            due = len(self._units) % DENSE_EVERY == 0
-            self.time_turn(turn, repeats, self.dense if due else ())
+            self.time_turn(turn, repeats)
             self.progress(done + 1, len(turns), what)
 
     def _turns(self, points: Sequence[Point]) -> list[list[Point]]:

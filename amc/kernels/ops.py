@@ -150,6 +150,14 @@ def _on_cuda(x: Tensor, *_: Any) -> NoReturn:
     )
 
 
+def _on_other_layouts(x: Tensor, *_: Any) -> NoReturn:
+    layout = "mkldnn" if x.is_mkldnn else str(x.layout)
+    raise InputError(
+        f"these kernels take activations as strided tensors, but got layout {layout}; pass "
+        "x.to_dense()"
+    )
+
+
 for _name, _run, _shape in (
     ("sparse_linear", _linear, _linear_shape),
     ("sparse_conv2d", _conv2d, _conv2d_shape),
@@ -157,6 +165,8 @@ for _name, _run, _shape in (
     _library.impl(_name, _run, "CPU")
     _library.impl(_name, _shape, "Meta")
     _library.impl(_name, _on_cuda, "CUDA")
+    for _layout in ("SparseCPU", "SparseCsrCPU", "MkldnnCPU"):
+        _library.impl(_name, _on_other_layouts, _layout)
 
 
 def sparse_linear(

@@ -69,6 +69,10 @@ AMC_INLINE vec pick(vec four, ivec which) {
   return (vec)_mm512_permutevar_ps((__m512)four, (__m512i)which);
 #elif defined(__AVX__)
   return (vec)_mm256_permutevar_ps((__m256)four, (__m256i)which);
+#elif defined(__clang__)
+  vec v;
+  for (int i = 0; i < LANES; i++) v[i] = four[which[i] & 3];
+  return v;
 #else
   return __builtin_shuffle(four, which & 3);
 #endif

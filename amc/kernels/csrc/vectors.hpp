@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -71,22 +72,29 @@ AMC_INLINE void store_part(float *p, vec v, int count) {
 #endif
 
 // Rows become columns: log2(LANES) rounds of exchanges at distance 1, 2, 4, ...
+#if defined(__clang__)
+template <int DISTANCE, int... I>
+AMC_INLINE void exchange_pair(vec &a, vec &b, std::integer_sequence<int, I...>) {
+  const vec low = __builtin_shufflevector(a, b, (I & DISTANCE ? LANES + I - DISTANCE : I)...);
+  b = __builtin_shufflevector(a, b, (I & DISTANCE ? LANES + I : I + DISTANCE)...);
+  a = low;
+}
+#else
+template <int DISTANCE, int... I>
+AMC_INLINE void exchange_pair(vec &a, vec &b, std::integer_sequence<int, I...>) {
+  const vec low = __builtin_shuffle(a, b, ivec{(I & DISTANCE ? LANES + I - DISTANCE : I)...});
+  b = __builtin_shuffle(a, b, ivec{(I & DISTANCE ? LANES + I : I + DISTANCE)...});
+  a = low;
+}
+#endif
+
 template <int DISTANCE>
 AMC_INLINE void exchange(vec *rows) {
   if constexpr (DISTANCE < LANES) {
-    ivec low, high;
-    for (int i = 0; i < LANES; i++) {
-      const bool upper = i & DISTANCE;
-      low[i] = upper ? LANES + i - DISTANCE : i;
-      high[i] = upper ? LANES + i : i + DISTANCE;
-    }
     AMC_UNROLL
     for (int r = 0; r < LANES; r++)
-      if (!(r & DISTANCE)) {
-        const vec a = rows[r], b = rows[r + DISTANCE];
-        rows[r] = __builtin_shuffle(a, b, low);
-        rows[r + DISTANCE] = __builtin_shuffle(a, b, high);
-      }
+      if (!(r & DISTANCE))
+        exchange_pair<DISTANCE>(rows[r], rows[r + DISTANCE], std::make_integer_sequence<int, LANES>{});
     exchange<DISTANCE * 2>(rows);
   }
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import inspect as python_inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from agents import AGENTS
 from amc import finish, planned
 from amc.config import SearchConfig, changed, load_yaml, parse_config
 from amc.cost import cost_of, make_budget
+from amc.coupling import ChannelGroup
 from amc.criteria import CRITERIA
 from amc.data import Data
 from amc.errors import InputError
@@ -41,6 +43,7 @@ from amc.tracking import Tracker, open_tracker, tracked
 from amc.workers import InProcess, open_workers
 from amc.zoo import ZOO
 from search_spaces import SEARCH_SPACES
+from search_spaces.channel import ChannelSpace
 
 if TYPE_CHECKING:
     from envs.pruning import PruningEnv
@@ -295,6 +298,40 @@ def apply(
     torch.set_num_threads(1)
     source = "original" if from_original else "finetuned" if finetuned else "plan"
     return planned.apply(plan, out, source, task, data_folder)
+
+
+def finetune(
+    plan: Path,
+    out: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    task: str | None = None,
+    data_folder: str | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a plan's network into the folder ``out``, by default ``PLAN-finetuned`` beside it.
+
+    ``settings`` are fields of ``amc.finetune_settings.FinetuneSettings``. With ``resume`` an
+    interrupted fine-tuning in ``out`` is gone on with, to the very weights that it would have
+    reached. Returns its report, which says with which weights the compressed network reaches what.
+    """
+    from amc.finetune_run import run_finetuning
+
+    folder = out or plan.parent / f"{plan.stem}-finetuned"
+    quiet = reporter or SilentReporter()
+    return run_finetuning(
+        plan, folder, settings or {}, resume, channel_importance, task, data_folder, quiet
+    )
+
+
+def channel_importance(
+    task: LoadedTask, groups: list[ChannelGroup], criterion: str
+) -> Mapping[str, torch.Tensor]:
+    """Return the ``criterion``'s score of every channel of ``groups``, ``[channels]`` by name."""
+    lookup(CRITERIA, criterion, "criterion")
+    weights = dict(task.network.state_dict())
+    return ChannelSpace((), tuple(groups), {}, criterion, weights).importance()
 
 
 def evaluate_plan(

@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.numpy import load_file
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amc.compress import compress, kept_of
-from amc.coupling import trace_coupling
+from amc.coupling import ChannelGroup, trace_coupling
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_text
 from amc.latency import LatencyTable
@@ -31,14 +31,22 @@ from amc.weights import state_sha256
 from amc.worker import score, state_tensors
 
 
-def load_planned_task(plan: PlanFile, task: str | None, data_folder: str | None) -> LoadedTask:
-    """Return the plan's own task, or the one named; ``InputError`` where its network differs."""
+def load_planned_task(
+    plan: PlanFile,
+    task: str | None,
+    data_folder: str | None,
+    data: Literal["pack", "full"] | None = None,
+) -> LoadedTask:
+    """Return the plan's own task, or the one named; ``InputError`` where its network differs.
+
+    Its data are those that the plan was evaluated on, where ``data`` does not name others.
+    """
     if task is None and ":" in plan.task:
         raise InputError(
             f"the plan's task {plan.task!r} names code, which is not run on a file's word; if you "
             f"trust it, say so with --task {plan.task}"
         )
-    loaded = load_task(task or plan.task, plan.evaluation.data, data_folder)
+    loaded = load_task(task or plan.task, data or plan.evaluation.data, data_folder)
     if loaded.network_digest != plan.network_digest:
         raise InputError(
             f"the plan is for the network with digest {plan.network_digest[:12]}..., but task "
@@ -61,13 +69,8 @@ def validated(path: Path) -> dict[str, Any]:
     }
 
 
-def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") -> nn.Module:
-    """Return the compressed network, in evaluation mode.
-
-    ``source`` says with which weights: ``plan``, those that its score depended on, or, where it
-    names none, the original's with the recorded recovery; ``original``, always the latter;
-    ``finetuned``, those of the short fine-tuning. Weight files are looked for in ``folder``.
-    """
+def groups_of(plan: PlanFile, task: LoadedTask) -> list[ChannelGroup]:
+    """Return what each site of the plan decides on; ``InputError`` where it does not fit."""
     groups, _ = trace_coupling(task.network, task.inputs)
     by_name = {group.name: group for group in groups}
     for site, choice in plan.choices.items():
@@ -86,7 +89,17 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
                 f"choices.{site}.keep_ratio {choice.keep_ratio:g} contradicts kept, which lists "
                 f"{len(choice.kept)} of {channels} channels: {ratio:g}"
             )
-    chosen = [by_name[site] for site in plan.choices]
+    return [by_name[site] for site in plan.choices]
+
+
+def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") -> nn.Module:
+    """Return the compressed network, in evaluation mode.
+
+    ``source`` says with which weights: ``plan``, those that its score depended on, or, where it
+    names none, the original's with the recorded recovery; ``original``, always the latter;
+    ``finetuned``, those of the short fine-tuning. Weight files are looked for in ``folder``.
+    """
+    chosen = groups_of(plan, task)
     kept = kept_of(plan.plan)
     network = compress(task.network, chosen, kept)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc.data import Data, shift_and_flip
+
+BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,132 @@ class Schedule:
     augment: bool = False
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """Knowledge distillation (Hinton et al., arXiv:1503.02531) from a teacher's outputs.
+
+    The loss is ``1 - weight`` times that of the labels, and ``weight * temperature**2`` times the
+    Kullback-Leibler divergence from the teacher, both outputs divided by ``temperature`` first.
+    ``outputs``, ``[N, K]`` of all training examples, stand in for running the teacher on batches;
+    they need examples that are not augmented.
+    """
+
+    teacher: nn.Module
+    weight: float
+    temperature: float
+    outputs: Tensor | None = None
+
+    @staticmethod
+    def of(
+        teacher: nn.Module, data: Data, weight: float, temperature: float, augment: bool
+    ) -> Distillation:
+        """Return the distillation, with the teacher run on all of ``data`` once where it may be."""
+        if augment:
+            return Distillation(teacher, weight, temperature)
+        with torch.no_grad():
+            outputs = torch.cat([teacher(*batch.inputs) for batch in data.batches(BATCH)])
+        return Distillation(teacher, weight, temperature, outputs)
+
+    def loss(
+        self, hard: Tensor, outputs: Tensor, inputs: tuple[Tensor, ...], index: Tensor
+    ) -> Tensor:
+        """Return the loss of a batch; ``index`` are its positions, ``hard`` its labels' loss."""
+        if self.outputs is not None:
+            wanted = self.outputs[index]
+        else:
+            with torch.no_grad():
+                wanted = self.teacher(*inputs)
+        soft = _divergence(outputs / self.temperature, wanted / self.temperature)
+        return (1 - self.weight) * hard + self.weight * self.temperature**2 * soft
+
+
+class Trainer:
+    """Trains ``network`` in place on ``data``, one step at a time.
+
+    ``data.labels`` are class indices ``[N]``, for the cross-entropy, or the dense network's outputs
+    ``[N, K]``, for the Kullback-Leibler divergence. The order of examples and the augmentation
+    depend on ``seed`` alone. ``l1`` times the sum of absolute weights of kernels and matrices is
+    added to what is minimised, as ``schedule.weight_decay`` is to the gradient of every parameter;
+    the losses that are returned leave both out.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Data,
+        schedule: Schedule,
+        seed: int,
+        distillation: Distillation | None = None,
+        l1: float = 0.0,
+    ) -> None:
+        self.network, self.steps_done = network, 0
+        self._data, self._schedule = data, schedule
+        self._distillation, self._l1 = distillation, l1
+        self._generator = torch.Generator().manual_seed(seed)
+        self._optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=schedule.learning_rate,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=schedule.weight_decay,
+        )
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._batch_size = min(schedule.batch_size, len(data))
+        network.train()
+
+    def step(self) -> Tensor:
+        """Take one step, for which the network must be in training mode; return its loss."""
+        schedule, generator = self._schedule, self._generator
+        if len(self._order) < self._batch_size:
+            self._order = torch.randperm(len(self._data), generator=generator)
+        index = self._order[: self._batch_size]
+        batch, self._order = self._data[index], self._order[self._batch_size :]
+        inputs = shift_and_flip(batch.inputs, generator) if schedule.augment else batch.inputs
+        for group in self._optimizer.param_groups:
+            group["lr"] = _learning_rate(schedule, self.steps_done)
+        self._optimizer.zero_grad()
+        assert batch.labels is not None
+        outputs = self.network(*inputs)
+        loss = _loss(outputs, batch.labels)
+        if self._distillation is not None:
+            loss = self._distillation.loss(loss, outputs, inputs, index)
+        loss.backward()
+        if self._l1:
+            self._shrink()
+        self._optimizer.step()
+        self.steps_done += 1
+        return loss.detach()
+
+    def _shrink(self) -> None:
+        for parameter in self.network.parameters():
+            if parameter.dim() > 1 and parameter.grad is not None:
+                parameter.grad.add_(parameter.detach().sign(), alpha=self._l1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the steps to come depend on but ``steps_done``, as tensors by name."""
+        found = {"order": self._order, "generator": self._generator.get_state()}
+        found |= {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            momentum = self._optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                found[f"momentum.{name}"] = momentum
+        return {name: t.detach().contiguous().clone() for name, t in found.items()}
+
+    def load(self, state: Mapping[str, Tensor], steps_done: int) -> None:
+        """Go back to a ``state`` after ``steps_done``; what follows is the same, bit for bit."""
+        self.steps_done, self._order = steps_done, state["order"]
+        self._generator.set_state(state["generator"])
+        self.network.load_state_dict(
+            {name: state[f"network.{name}"] for name in self.network.state_dict()}
+        )
+        for name, parameter in self.network.named_parameters():
+            self._optimizer.state[parameter].clear()
+            if (momentum := state.get(f"momentum.{name}")) is not None:
+                # In the layout of the parameter, as rounding may depend on it.
+                own = torch.empty_like(parameter.detach()).copy_(momentum)
+                self._optimizer.state[parameter]["momentum_buffer"] = own
+
+
 def fit(
     network: nn.Module,
     data: Data,
@@ -36,45 +164,27 @@ def fit(
     seed: int,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train ``network`` in place on ``data`` with cross-entropy, and leave it in evaluation mode.
+    """Train ``network`` in place on ``data`` with a ``Trainer``, and leave it in evaluation mode.
 
-    ``data.labels`` are class indices ``[N]``, or the dense network's outputs ``[N, K]``, to which
-    the Kullback-Leibler divergence is then taken. The order of examples and the augmentation depend
-    on ``seed`` alone; ``on_step`` receives the step, from 1, and the batch's loss.
+    ``on_step`` receives the step, from 1, and the batch's loss.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=schedule.learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=schedule.weight_decay,
-    )
-    network.train()
-    order = torch.empty(0, dtype=torch.int64)
-    batch_size = min(schedule.batch_size, len(data))
-    for step in range(1, schedule.steps + 1):
-        if len(order) < batch_size:
-            order = torch.randperm(len(data), generator=generator)
-        batch, order = data[order[:batch_size]], order[batch_size:]
-        inputs = shift_and_flip(batch.inputs, generator) if schedule.augment else batch.inputs
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(schedule, step - 1)
-        optimizer.zero_grad()
-        assert batch.labels is not None
-        loss = _loss(network(*inputs), batch.labels)
-        loss.backward()
-        optimizer.step()
+    trainer = Trainer(network, data, schedule, seed)
+    while trainer.steps_done < schedule.steps:
+        loss = trainer.step()
         if on_step is not None:
-            on_step(step, float(loss.detach()))
+            on_step(trainer.steps_done, float(loss))
     network.eval()
 
 
 def _loss(outputs: Tensor, labels: Tensor) -> Tensor:
     if labels.dtype.is_floating_point:
-        log_p, log_q = F.log_softmax(outputs, -1), F.log_softmax(labels, -1)
-        return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+        return _divergence(outputs, labels)
     return F.cross_entropy(outputs, labels)
+
+
+def _divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
+    log_p, log_q = F.log_softmax(outputs, -1), F.log_softmax(wanted, -1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
 def _learning_rate(schedule: Schedule, step: int) -> float:

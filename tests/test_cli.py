@@ -109,6 +109,10 @@ CALLS = {
         (Path("p.json"), Path("n.onnx"), True, None, False, None),
     ),
     "evaluate": (["p.json", "--task", "m:f"], (Path("p.json"), "m:f", None)),
+    "finetune": (
+        ["p.json", "--out", "d", "--steps", "9", "--no-augment"],
+        (Path("p.json"), Path("d"), {"steps": 9, "augment": False}),
+    ),
     "measure": (["--out", "t.json"], ("the config", Path("t.json"))),
     "train": (["r.yaml"], (Path("r.yaml"), None)),
     "bench": (["workers"], ("the config",)),

@@ -17,6 +17,7 @@ from amc.cli.bench import bench
 from amc.cli.compare import compare
 from amc.cli.evaluate import evaluate
 from amc.cli.export import export
+from amc.cli.finetune import finetune
 from amc.cli.inspect import inspect
 from amc.cli.measure import measure
 from amc.cli.resume import resume
@@ -29,7 +30,7 @@ from amc.layout import check_layout
 
 COMMANDS = (
     *(search, inspect, resume, compare, export, validate),
-    *(apply, evaluate, measure, train, bench, ui),
+    *(apply, evaluate, finetune, measure, train, bench, ui),
 )
 
 application = typer.Typer(

@@ -151,6 +151,28 @@ def _reach_table(dense: Row, smallest: Row) -> Table:
     return table
 
 
+def show_finetuning(report: Mapping[str, Any]) -> None:
+    """Print what the compressed network reaches with which weights, the stages, and where it is."""
+    out = console()
+    table = _table("weights")
+    for name in ("search\nacc. %", "test\nacc. %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report["accuracies"]:
+        scores = percent(row["search_accuracy"]), percent(row["test_accuracy"])
+        table.add_row(row["weights"], *scores, style="dim" if row["weights"] == "dense" else None)
+    out.print(table)
+    images = f"{report['search_images']:,} search images, {report['test_images']:,} test images"
+    out.print(f"{images}, {report['train_images']:,} training images.", style="dim")
+    for stage in report["stages"]:
+        text = f"{stage['level']:.3g} of the removal, {stage['steps']} of {stage['planned_steps']} "
+        out.print(f"Stage: {text}steps, weights of step {stage['kept_step']}.", style="dim")
+    for note in report["notes"]:
+        _plain(out, f"note: {note}")
+    _plain(out, f"\nPlan: {report['plan']}\n\nNext")
+    for command in report["next"]:
+        _plain(out, f"  {command}")
+
+
 def show_facts(result: Any) -> None:
     """Print a flat list of facts, one a line; lists of objects become tables."""
     out = console()

@@ -1,0 +1,265 @@
+"""``amc finetune``: train what a plan leaves of a network, at once or while it is pruned by stages.
+
+Exact at any interruption: a checkpoint a check, from which the same weights come out bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.compress import compress, kept_of, narrow
+from amc.config import RecoveryName
+from amc.coupling import ChannelGroup
+from amc.data import Data
+from amc.errors import InputError
+from amc.finetune_checkpoint import Check, Checkpoint, Progress, StageEnd, write_checkpoint
+from amc.finetune_settings import RECOVERY, FinetuneSettings
+from amc.plan import digest
+from amc.plan_file import PlanFile
+from amc.planned import build
+from amc.prune_stages import Stage, removal_orders, stages_of
+from amc.recovery import Recovery
+from amc.reporting import Handle, Reporter
+from amc.search_task import preserved_generators, seed_everything
+from amc.task import LoadedTask
+from amc.training import Distillation, Schedule, Trainer
+from amc.worker import score
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """All that a fine-tuning depends on. ``folder`` has the weights that ``plan`` names.
+
+    ``importance`` is a score a channel of every site; ``groups`` are what the sites decide on.
+    """
+
+    plan: PlanFile
+    folder: Path
+    task: LoadedTask
+    groups: Sequence[ChannelGroup]
+    importance: Mapping[str, Tensor]
+    settings: FinetuneSettings
+
+    @property
+    def search(self) -> Data:
+        """The examples of the search split that the plan was scored on."""
+        return self.task.search[: self.plan.evaluation.search_images or len(self.task.search)]
+
+    @property
+    def calibration(self) -> Data:
+        """The examples that recoveries see."""
+        return self.task.train[: self.plan.evaluation.calibration_images]
+
+    @property
+    def recovery(self) -> RecoveryName | None:
+        """What precedes the first stage; ``None``: it starts from the weights of the plan."""
+        settings = self.settings
+        if settings.recovery is None and self.plan.weights is not None:
+            return None if len(settings.stages) == 1 else RECOVERY
+        return settings.recovery or RECOVERY
+
+    def orders(self) -> dict[str, tuple[int, ...]]:
+        """Return each site's channels, the last to be removed first."""
+        return removal_orders(self.plan.plan, self.importance)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stages; ``InputError`` where steps or examples are too few."""
+        steps = self.settings.stage_steps(len(self.task.train))
+        return stages_of(self.plan.plan, self.orders(), self.settings.stages, steps)
+
+    def recovered(self, name: RecoveryName) -> Recovery:
+        """Return the recovery ``name`` of the task's network, not yet prepared."""
+        return Recovery(name, self.task.network, self.groups, self.orders(), self.calibration)
+
+    def compressed(self, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+        """Return the dense network compressed to ``kept``, laid out as all that is scored."""
+        network = compress(self.task.network, self.groups, kept)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval()
+
+    def from_plan(self) -> nn.Module:
+        """Return the network with the weights that the plan names."""
+        return build(self.plan, self.folder, self.task)
+
+
+class FineTuning:
+    """One fine-tuning, from the start or from a checkpoint."""
+
+    def __init__(
+        self,
+        job: FinetuneJob,
+        out: Path,
+        identity: Mapping[str, Any],
+        saved: Checkpoint | None,
+        reporter: Reporter,
+    ) -> None:
+        self.progress = Progress() if saved is None else saved.progress
+        self.progress.resumed += saved is not None
+        self._job, self._out, self._identity, self._saved = job, out, identity, saved
+        self._reporter = reporter
+        self._stages = job.stages()
+        settings = job.settings
+        epoch = settings.epoch_steps(len(job.task.train))
+        self._every = settings.check_every or epoch
+        self._distillation: Distillation | None = None
+        self._clock = 0.0
+
+    def run(self) -> nn.Module:
+        """Return the trained network of the last stage, in evaluation mode."""
+        with preserved_generators():
+            seed_everything(self._job.settings.seed)
+            self._prepare()
+            bar = self._reporter.task("fine-tuning", sum(s.steps for s in self._stages))
+            with bar:
+                ended = sum(s.steps for s in self._stages[: self.progress.stage])
+                bar.advance(ended + self.progress.step)
+                network: nn.Module | None = None
+                for stage in self._stages[self.progress.stage :]:
+                    network = self._stage(stage, network, bar)
+        assert network is not None
+        return network
+
+    def _prepare(self) -> None:
+        settings, task = self._job.settings, self._job.task
+        self._clock = time.perf_counter()
+        if settings.distill:
+            self._distillation = Distillation.of(
+                task.network, task.train, settings.distill, settings.temperature, settings.augment
+            )
+
+    def _stage(self, stage: Stage, previous: nn.Module | None, bar: Handle) -> nn.Module:
+        """Train one stage from its beginning, or from what was saved within it."""
+        progress = self.progress
+        saved, self._saved = self._saved, None
+        network = (
+            self._start(stage, previous) if saved is None else self._job.compressed(stage.kept)
+        )
+        trainer = self._trainer(network, stage)
+        if saved is not None:
+            trainer.load(saved.trainer, progress.step)
+            torch.set_rng_state(saved.torch_generator)
+        self._train(stage, trainer, bar)
+        if progress.best:
+            network.load_state_dict(progress.best)
+        network.eval()
+        bar.advance(stage.steps - progress.step)
+        kept_step = progress.best_step if progress.best else progress.step
+        progress.next_stage(StageEnd(progress.step, kept_step, progress.step < stage.steps))
+        return network
+
+    def _start(self, stage: Stage, previous: nn.Module | None) -> nn.Module:
+        """Return the network that a stage begins with."""
+        job, index = self._job, self.progress.stage
+        if previous is not None:
+            network = job.compressed(stage.kept)
+            before = self._stages[index - 1].kept
+            narrower = narrow(previous, job.groups, before, stage.kept)
+            network.load_state_dict(narrower.state_dict())
+            if "batch_norm" in (job.recovery or ""):
+                job.recovered("batch_norm").recalibrate(network)
+            return network
+        if job.recovery is None:
+            return job.from_plan()
+        network = job.compressed(stage.kept)
+        recovery = job.recovered(job.recovery)
+        recovery.reconstruct(network, stage.kept)
+        recovery.recalibrate(network)
+        self.progress.notes += recovery.notes
+        return network
+
+    def _trainer(self, network: nn.Module, stage: Stage) -> Trainer:
+        settings = self._job.settings
+        schedule = Schedule(
+            steps=stage.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            augment=settings.augment,
+        )
+        seed = int(digest([settings.seed, self.progress.stage])[:8], 16)
+        return Trainer(
+            network, self._job.task.train, schedule, seed, self._distillation, settings.l1
+        )
+
+    def _train(self, stage: Stage, trainer: Trainer, bar: Handle) -> None:
+        """Take the steps of a stage, as many as patience allows, with a check now and then."""
+        progress, patience = self.progress, self._job.settings.patience
+        if not any(check.stage == progress.stage for check in progress.checks):
+            self._check(trainer, None)
+        losses: list[float] = []
+        while progress.step < stage.steps and (patience is None or progress.stale < patience):
+            losses.append(float(trainer.step()))
+            progress.step = trainer.steps_done
+            if not math.isfinite(losses[-1]):
+                raise self._diverged("the loss")
+            if progress.step % self._every == 0 or progress.step == stage.steps:
+                self._check(trainer, sum(losses) / len(losses))
+                losses = []
+            bar.advance(1, self._note())
+
+    def _check(self, trainer: Trainer, loss: float | None) -> None:
+        """Score the search split, keep the weights if they are the best so far, save it all."""
+        progress, network = self.progress, trainer.network
+        network.eval()
+        value = score(network, self._job.search, self._job.task.score)
+        network.train()
+        if not math.isfinite(value):
+            raise self._diverged("the network's output")
+        progress.checks.append(Check(progress.stage, progress.step, loss, value))
+        if progress.best_score is None or value > progress.best_score:
+            progress.best_score, progress.best_step, progress.stale = value, progress.step, 0
+            if self._job.settings.patience is not None:
+                state = network.state_dict()
+                progress.best = {n: t.detach().contiguous().clone() for n, t in state.items()}
+        else:
+            progress.stale += 1
+        now = time.perf_counter()
+        progress.train_s, self._clock = progress.train_s + now - self._clock, now
+        write_checkpoint(self._out / CHECKPOINT, self._identity, progress, trainer.state())
+
+    def _note(self) -> str:
+        last = self.progress.checks[-1]
+        loss = "" if last.loss is None else f"loss {last.loss:.3f}, "
+        return f"stage {last.stage + 1}, {loss}search {last.search_accuracy:.4f}"
+
+    def _diverged(self, what: str) -> InputError:
+        progress = self.progress
+        return InputError(
+            f"learning_rate {self._job.settings.learning_rate:g} made {what} infinite or NaN at "
+            f"step {progress.step} of stage {progress.stage + 1}; lower it, in another folder"
+        )
+
+
+def variants(job: FinetuneJob, notes: Callable[[str], None]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the networks that a fine-tuned one is held against, by the recovery that they had.
+
+    They are ``dense``, then with the plan's channels ``compressed``, ``batch_norm``,
+    ``least_squares``, ``least_squares+batch_norm``, and ``plan`` where that names weights of its
+    own. Each is to be used before the next is taken. ``notes`` hears of ill-conditioned layers.
+    """
+    yield "dense", job.task.network
+    kept = kept_of(job.plan.plan)
+    yield "compressed", job.compressed(kept)
+    network = job.compressed(kept)
+    job.recovered("batch_norm").recalibrate(network)
+    yield "batch_norm", network
+    recovery = job.recovered("least_squares+batch_norm")
+    network = job.compressed(kept)
+    recovery.reconstruct(network, kept)
+    yield "least_squares", network
+    recovery.recalibrate(network)
+    yield "least_squares+batch_norm", network
+    for note in recovery.notes:
+        notes(note)
+    if job.plan.weights is not None:
+        yield "plan", job.from_plan()

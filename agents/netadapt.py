@@ -7,10 +7,12 @@ the family of winners is a trade-off curve. All proposals of an iteration are on
 
 Deviations:
 
-- The published step (0.025 of the dense cost, times 0.96 an iteration) ends wherever it ends. Here
-  the step follows from the evaluations given, so that the last iteration ends at the budget; it is
-  laid out anew at each iteration, from the cost actually reached and the evaluations left over by
-  sites that had nothing to propose.
+- The published step (0.025 of the dense cost, times 0.96 an iteration) ends wherever it ends, and
+  never below 0.375 of dense. By default (``schedule: fitted``) the step follows from the
+  evaluations given, so that the last iteration ends at the budget; it is laid out anew at each
+  iteration, from the cost actually reached and the evaluations left over by sites that had nothing
+  to propose. ``published`` takes the constants as they are, and says so where they cannot reach the
+  budget; ``adapted`` raises the decay just so far that they do.
 - A site that cannot meet the target alone is skipped in the published code. With few iterations the
   steps are large and most sites would be. Here it is narrowed together with all others, but
   ``emphasis`` times as strongly. No site goes below its width in the cheapest plan (the floor),
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from agents.base import Agent, require_choice, require_number
 from agents.fill import nearest_widths
@@ -35,6 +38,7 @@ from amc.evaluation import Evaluation, Request
 from amc.search_task import SearchTask
 
 Widths = tuple[int, ...]
+SCHEDULES = ("fitted", "published", "adapted")
 SLACK = 1 + 5e-13  # the last bit of a sum may depend on the batch; as in Budget.within
 
 
@@ -53,9 +57,10 @@ class NetAdaptAgent(Agent):
     """NetAdapt behind ``search(task)``.
 
     ``rule``: ``ratio`` (default, the published code) takes the winner of least accuracy lost per
-    cost saved, ``accuracy`` (the paper's algorithm 1) the most accurate. ``decay`` is the published
-    one of the steps; ``short_term_steps`` of fine-tuning go before each score. ``family`` lists the
-    winners of the last search; all but the last are wider than the budget and are no result by
+    cost saved, ``accuracy`` (the paper's algorithm 1) the most accurate. ``schedule`` is one of
+    ``SCHEDULES``; ``step`` (a fraction of the dense cost; not for ``fitted``) and ``decay`` are the
+    published constants. ``short_term_steps`` of fine-tuning go before each score. ``family`` lists
+    the winners of the last search; all but the last are wider than the budget and are no result by
     themselves: ``task.best()`` leaves them out.
 
     Evaluations left over are not used: there is nothing to adapt below the budget.
@@ -65,24 +70,30 @@ class NetAdaptAgent(Agent):
         self,
         *,
         rule: str = "ratio",
+        schedule: str = "fitted",
+        step: float = 0.025,
         decay: float = 0.96,
         short_term_steps: int = 10,
         emphasis: float = 3.0,
     ) -> None:
         require_choice("agents.netadapt.rule", rule, ("ratio", "accuracy"))
+        require_choice("agents.netadapt.schedule", schedule, SCHEDULES)
+        require_number("agents.netadapt.step", step, 1e-4, 1.0)
         require_number("agents.netadapt.decay", decay, 0.5, 1.0)
         require_number("agents.netadapt.short_term_steps", short_term_steps, 1, whole=True)
         require_number("agents.netadapt.emphasis", emphasis, 1.0)
         self.rule, self.decay, self.emphasis = rule, decay, emphasis
+        self.schedule, self.step = schedule, step
         self.short_term_steps = short_term_steps
         self.family: list[Winner] = []
 
     def check(self, task: SearchTask) -> None:
         """Raise ``InputError`` where the schedule could not end at the budget.
 
-        It needs an evaluation a site for one iteration, and as many as the horizon in all.
+        It needs an evaluation a site for one iteration, and as many as the horizon in all, but for
+        the published schedule, which ends wherever it ends.
         """
-        if task.horizon > task.evaluations:
+        if self.schedule != "published" and task.horizon > task.evaluations:
             raise InputError(
                 f"horizon {task.horizon} is above the {task.evaluations} evaluations, so that "
                 "agents.netadapt would stop before the budget; lower horizon or raise evaluations"
@@ -107,14 +118,64 @@ class NetAdaptAgent(Agent):
         start = len(task.history)
         widths: Widths = task.dense_widths
         dense_cost = float(task.budget_costs(np.asarray([widths]))[0])
+        if message := self.shortfall(task, task.budget.limit / dense_cost):
+            task.notify(message)
+        decay = self._decay(task, 1.0 - task.budget.limit / dense_cost)
         floor = as_widths(cheapest_widths(task.cost_model, task.sites, task.budget.field))
         while not task.fits(widths):
             left = task.horizon - (len(task.history) - start)
             iterations = max(1, left // len(task.sites))
-            target = self._target(task, widths, iterations)
+            if self.schedule == "fitted":
+                target = self._target(task, widths, iterations)
+            else:
+                cost = float(task.budget_costs(np.asarray([widths]))[0])
+                step = self.step * decay ** len(self.family) * dense_cost
+                target = max(task.budget.limit, cost - step)
             winner = self._iterate(task, widths, floor, target, dense_cost)
             self.family.append(winner)
             widths = winner.widths
+
+    def shortfall(self, task: SearchTask, fraction: float) -> str | None:
+        """Return why the steps do not add up to a budget of ``fraction`` of dense, or ``None``.
+
+        Steps are nominal: an iteration that overshoots its target, as whole widths do, helps.
+        """
+        if self.schedule == "fitted":
+            return None
+        decay = self._decay(task, 1.0 - fraction)
+        lowest = 1.0 - (self.step / (1.0 - decay) if decay < 1.0 else float("inf"))
+        remedy = "agents.netadapt.step"
+        if lowest > fraction and self.schedule == "published":
+            return (
+                f"steps of {self.step:g} of dense, each {decay:g} of the one before, add up to "
+                f"{1.0 - lowest:.3g} at most and end at {lowest:.3g}, above "
+                f"budget.{task.budget.key} {fraction:g}; choose agents.netadapt.schedule "
+                f"'adapted', or raise {remedy}"
+            )
+        iterations = self._iterations(task)
+        end = 1.0 - self.step * geometric(decay, iterations)
+        if end > fraction * (1.0 + 1e-6):
+            return (
+                f"{task.horizon} evaluations are {iterations} iterations over {len(task.sites)} "
+                f"sites, whose steps end at {end:.3g} of dense, above budget.{task.budget.key} "
+                f"{fraction:g}; raise evaluations or {remedy}"
+            )
+        return None
+
+    def _iterations(self, task: SearchTask) -> int:
+        return max(1, task.horizon // len(task.sites))
+
+    def _decay(self, task: SearchTask, saving: float) -> float:
+        """Return the decay of the steps; ``adapted``: the least from ``self.decay`` on that saves
+        the fraction ``saving`` of dense in the iterations that the horizon allows, at most 1.
+        """
+        iterations = self._iterations(task)
+        if self.schedule != "adapted" or self.step * geometric(self.decay, iterations) >= saving:
+            return self.decay
+        if self.step * iterations <= saving:
+            return 1.0
+        root = brentq(lambda d: self.step * geometric(d, iterations) - saving, self.decay, 1.0)
+        return min(1.0, float(root) * (1.0 + 1e-9))  # the last target must not miss by a rounding
 
     def _target(self, task: SearchTask, widths: Widths, iterations: int) -> float:
         """Return the next target when ``iterations`` are left, in the unit of the budget.
@@ -122,7 +183,7 @@ class NetAdaptAgent(Agent):
         R_target(i) = R_{i-1} - dR decay^(i-1), with dR such that the last target is the budget.
         """
         cost = float(task.budget_costs(np.asarray([widths]))[0])
-        share = 1.0 / sum(self.decay**i for i in range(iterations))
+        share = 1.0 / geometric(self.decay, iterations)
         return task.budget.limit if iterations == 1 else cost - share * (cost - task.budget.limit)
 
     def _iterate(
@@ -199,6 +260,11 @@ class NetAdaptAgent(Agent):
         before = float(getattr(parent.cost, field)) / dense_cost if parent else 1.0
         reference = parent.score if parent else scores.max()
         return int(np.argmin((reference - scores + 1e-6) / (before - costs + 1e-5)))
+
+
+def geometric(decay: float, terms: int) -> float:
+    """Return 1 + decay + decay^2 + ..., so many terms."""
+    return sum(decay**i for i in range(terms))
 
 
 def as_widths(row: NDArray[np.int64]) -> Widths:

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from amc import plots
 from amc.cost import Cost
 from amc.evaluation import Evaluation
+from amc.family import write_family
 from amc.files import write_bytes, write_json, write_text
 from amc.plan_file import PlanFile
 from amc.session import Found, Session
@@ -67,7 +68,7 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
     plan = _plan_file(session, result, weights, finetuned)
     write_text(folder / "plan.json", plan.text())
     _draw(session, found, dense)
-    _write_family(found)
+    write_family(found, plan)
     cost = found.best.cost
     return {
         "agent": found.search.agent,
@@ -114,32 +115,6 @@ def _scores(session: Session, found: Found) -> list[float | None]:
     """Return the score of every evaluation, ``None`` where it missed the budget."""
     met = session.budget.met_by
     return [e.score if e.feasible and met(e.cost) else None for e in found.history]
-
-
-def _write_family(found: Found) -> None:
-    """Write ``family.json``: the winners that led to the best plan, each the next one's parent.
-
-    Their weights lie in the search's folder ``weights``, named by sha256. A search whose plans have
-    no parents has no family.
-    """
-    by_key = {evaluation.key: evaluation for evaluation in found.history}
-    family, member = [], found.best
-    while member.request.parent is not None:
-        family.append(member)
-        member = by_key[member.request.parent]
-    if not family:
-        return
-    winners = [
-        {
-            "key": evaluation.key,
-            "score": evaluation.score,
-            "costs": {"predicted": evaluation.cost.as_json()},
-            "weights_sha256": evaluation.weights_sha256,
-            "choices": evaluation.request.plan.as_json(),
-        }
-        for evaluation in [member, *reversed(family)]
-    ]
-    write_json(found.search.folder / "family.json", winners)
 
 
 def _write_weights(folder: Path, name: str, state: State | None) -> dict[str, str] | None:

@@ -51,6 +51,22 @@ def test_summary_has_a_row_an_agent(digits_run: Path) -> None:
     assert by_agent["ddpg"]["search_accuracy"] >= by_agent["uniform"]["search_accuracy"]
 
 
+def test_the_family_of_netadapt_is_exported_as_plans(digits_run: Path) -> None:
+    folder = digits_run / "netadapt-s0"
+    family = json.loads((folder / "family.json").read_text())
+    files = sorted((folder / "family").glob("*.json"))
+    assert [str(file.relative_to(folder)) for file in files] == [w["plan"] for w in family]
+    assert len(files) > 1
+    macs = [read_plan(file).costs.predicted.macs for file in files]
+    assert macs == sorted(macs, reverse=True)
+    assert read_plan(files[-1]).plan == read_plan(folder / "plan.json").plan
+    *_, result = planned.accuracy(files[0], None, None)
+    assert result["reproduced"] is True
+    assert result["search_accuracy"] == family[0]["score"]
+    assert read_plan(files[0]).accuracy.test is None, "the test split is for the winner alone"
+    assert not (digits_run / "ddpg-s0" / "family").exists()
+
+
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the measurement at the end of a run, which takes seconds and changes no plan."""

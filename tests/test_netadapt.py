@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pytest
 
-from agents.netadapt import NetAdaptAgent
-from amc.errors import InputError
+from agents.netadapt import NetAdaptAgent, geometric
+from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Evaluation
 from amc.search_task import SearchTask
 from tests.toy import ToyEvaluator, toy_task
@@ -131,3 +134,81 @@ def test_a_budget_met_by_the_dense_network_needs_no_iteration() -> None:
     agent.search(task)
     assert agent.family == []
     assert [e.request.plan for e in task.history] == [task.plan(task.dense_widths)]
+
+
+def searched(agent: NetAdaptAgent, **options: Any) -> tuple[SearchTask, list[str]]:
+    said: list[str] = []
+    task = toy_task(sites=6, key="macs", step=2, **options)
+    task.notify = said.append
+    with contextlib.suppress(BudgetSpent):
+        agent.search(task)
+    return task, said
+
+
+def test_the_published_steps_are_those_of_the_constants() -> None:
+    agent = NetAdaptAgent(schedule="published")
+    task, said = searched(agent, fraction=0.8, evaluations=600)
+    assert said == []
+    dense, before = float(task.cost(task.dense_widths).macs), task.cost(task.dense_widths).macs
+    for i, winner in enumerate(agent.family):
+        nominal = before - 0.025 * 0.96**i * dense
+        assert winner.target == pytest.approx(max(nominal, task.budget.limit))
+        before = winner.evaluation.cost.macs
+    assert task.fits(agent.family[-1].widths)
+    assert len(agent.family) <= 10, "eight steps save 0.2 of dense, or so"
+
+
+def test_a_budget_below_the_bound_of_the_published_constants_is_warned_of() -> None:
+    _, said = searched(NetAdaptAgent(schedule="published"), fraction=0.25, evaluations=60)
+    (message,) = said
+    assert "add up to 0.625 at most and end at 0.375, above budget.macs 0.25" in message
+    assert "choose agents.netadapt.schedule 'adapted'" in message
+    for schedule, fraction in (("published", 0.4), ("fitted", 0.25), ("adapted", 0.25)):
+        agent = NetAdaptAgent(schedule=schedule)
+        assert agent.shortfall(toy_task(sites=6, evaluations=600), fraction) is None
+
+
+def test_too_few_evaluations_for_the_steps_are_warned_of() -> None:
+    for schedule in ("published", "adapted"):
+        agent = NetAdaptAgent(schedule=schedule)
+        message = agent.shortfall(toy_task(sites=6, evaluations=60), 0.6)
+        assert message is not None
+        assert "60 evaluations are 10 iterations over 6 sites" in message
+        assert "above budget.macs 0.6; raise evaluations" in message
+
+
+@pytest.mark.parametrize(("evaluations", "saving"), [(180, 0.7), (240, 0.75), (600, 0.9)])
+def test_the_adapted_decay_saves_just_enough(evaluations: int, saving: float) -> None:
+    agent = NetAdaptAgent(schedule="adapted")
+    task = toy_task(sites=6, evaluations=evaluations)
+    decay = agent._decay(task, saving)
+    assert 0.96 < decay < 1.0
+    assert 0.025 * geometric(decay, evaluations // 6) == pytest.approx(saving)
+    assert agent._decay(task, 0.3) == 0.96, "where the published one does, it stays"
+    assert NetAdaptAgent(schedule="published")._decay(task, saving) == 0.96
+
+
+def test_the_adapted_schedule_ends_at_a_budget_that_the_published_one_misses() -> None:
+    agent = NetAdaptAgent(schedule="adapted")
+    task, said = searched(agent, fraction=0.3, evaluations=240)
+    assert said == []
+    assert task.fits(agent.family[-1].widths)
+
+
+@pytest.mark.parametrize("rule", ["ratio", "accuracy"])
+@pytest.mark.parametrize("schedule", ["fitted", "published", "adapted"])
+def test_both_rules_with_every_schedule(rule: str, schedule: str) -> None:
+    agent = NetAdaptAgent(rule=rule, schedule=schedule)
+    task, said = searched(agent, fraction=0.7, evaluations=240)
+    assert said == []
+    assert task.fits(agent.family[-1].widths)
+    if rule == "accuracy":
+        position = 0
+        for size, winner in zip(batches(task), agent.family, strict=True):
+            batch = task.history[position : position + size]
+            assert winner.evaluation.score == max(e.score for e in batch)
+            position += size
+
+
+def test_the_published_schedule_may_grow_beyond_its_horizon() -> None:
+    NetAdaptAgent(schedule="published").check(toy_task(sites=6, evaluations=30, horizon=60))

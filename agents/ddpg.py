@@ -6,7 +6,8 @@ transition of its episode, discount 1, less a moving average of sampled rewards;
 finished episode of L sites. The published critic, relu(W_s s + W_a a) -> 300 -> 1, is one linear
 layer on (s, a) together, which is what stable-baselines3's critic computes.
 
-Deviations, each an option or forced by the batch:
+``protocol: published`` is the released code's own, with ``walks: 1`` episode by episode. Deviations
+of the default, ``adapted``, each an option or forced by the batch:
 
 - The *executed* action is stored, the published code stores the one before clipping and rounding
   (``store_executed``).
@@ -14,8 +15,10 @@ Deviations, each an option or forced by the batch:
   the best of a search is never below ``uniform`` (``demonstrate_uniform``).
 - ``task.walks`` episodes run side by side with one actor; each has the noise that it would have had
   one after the other, and the gradient steps of all of them follow together.
+- An episode that would end at a plan asked for before is drawn again, at most ``redraws`` times.
 - The published schedule is laid out for 400 (paper) or 800 (code) episodes; for fewer, see
   ``DDPGAgent.schedule``.
+- State, action and bounds: ``envs.state.Convention``; the wall holds after rounding: ``envs.walk``.
 - The actor's output is tanh on stable-baselines3's [-1, 1], the same family as sigmoid on [0, 1].
 """
 
@@ -23,135 +26,43 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
-from stable_baselines3 import DDPG
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from agents.base import Agent, require_flag, require_number
+from agents.base import Agent, require_choice, require_flag, require_number
+from agents.ddpg_learner import AMCDDPG, EpisodeReplayBuffer, Schedule
 from agents.uniform import uniform_widths
 from amc.search_task import SearchTask
+from envs.state import ACTIONS, STATES, Convention
 from envs.vector import PruningVecEnv
 from envs.walk import Course
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """Exploration by episode, counted over all walks: uniform first, then a shrinking normal.
-
-    ``warmup_episodes`` uniform ones, then the standard deviation is ``sigma0 * decay ** e`` on the
-    actions' [0, 1], where ``e`` counts the episodes since the warm-up.
-    """
-
-    warmup_episodes: int
-    sigma0: float
-    decay: float
-
-    def sigma(self, episode: int) -> float | None:
-        """Return the standard deviation in episode 0, 1, ...; ``None`` for a uniform one."""
-        if episode < self.warmup_episodes:
-            return None
-        return self.sigma0 * self.decay ** (episode - self.warmup_episodes)
-
-
-class EpisodeReplayBuffer(ReplayBuffer):
-    """A replay buffer of whole episodes: terminal reward everywhere, baseline off when sampled.
-
-    ``add`` writes the last reward of an episode of ``length`` steps to all its transitions.
-    ``sample`` subtracts the moving average ``b <- b + rate (mean(batch r) - b)``, updated at each
-    call; stored rewards stay as they are. With ``store_executed`` the action stored is the one
-    executed, on stable-baselines3's [-1, 1].
-    """
-
-    def __init__(
-        self, *args: Any, length: int, rate: float, store_executed: bool, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.length = length
-        self.rate = rate
-        self.store_executed = store_executed
-        self.baseline: float | None = None
-
-    def add(
-        self,
-        obs: NDArray[Any],
-        next_obs: NDArray[Any],
-        action: NDArray[Any],
-        reward: NDArray[Any],
-        done: NDArray[Any],
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Store one step of every walk."""
-        if self.store_executed:
-            executed = np.asarray([info["executed_action"] for info in infos], dtype=np.float32)
-            action = 2.0 * executed[:, None] - 1.0
-        super().add(obs, next_obs, action, reward, done, infos)
-        if done.all():
-            episode = np.arange(self.pos - self.length, self.pos) % self.buffer_size
-            self.rewards[episode] = reward
-
-    def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        """Return a batch whose rewards are relative to the moving average."""
-        batch = super().sample(batch_size, env)
-        mean = float(batch.rewards.mean())
-        if self.baseline is None:
-            self.baseline = mean
-        self.baseline += self.rate * (mean - self.baseline)
-        return batch._replace(rewards=batch.rewards - self.baseline)
-
-
-class AMCDDPG(DDPG):
-    """Stable-baselines3's DDPG with AMC's exploration and a learning rate a network."""
-
-    def __init__(
-        self, env: PruningVecEnv, schedule: Schedule, rates: tuple[float, float], **kwargs: Any
-    ) -> None:
-        self.schedule = schedule
-        self.rates = rates
-        super().__init__("MlpPolicy", env, **kwargs)
-
-    def _update_learning_rate(
-        self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
-    ) -> None:
-        assert isinstance(optimizers, list), "the actor's and the critic's"
-        for optimizer, rate in zip(optimizers, self.rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return actions ``[N, 1]`` in [0, 1], and the same on [-1, 1] for the replay buffer."""
-        sigmas = [self.schedule.sigma(self._episode_num + i) for i in range(n_envs)]
-        actions = np.random.random((n_envs, 1))
-        if any(sigma is not None for sigma in sigmas):
-            assert self._last_obs is not None, "set by learn()"
-            means, _ = self.predict(self._last_obs, deterministic=True)
-            for i, sigma in enumerate(sigmas):
-                if sigma is not None:
-                    actions[i] = truncated_normal(means[i], sigma, actions[i])
-        actions = actions.astype(np.float32)
-        return actions, 2.0 * actions - 1.0
-
-
-def truncated_normal(
-    mean: NDArray[Any], sigma: float, uniform: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return draws of a normal distribution cut to [0, 1], from ``uniform`` draws on [0, 1).
-
-    By the inverse of its distribution function; all arguments and the result have one shape.
-    """
-    mean = np.asarray(mean, dtype=np.float64)
-    low, high = ndtr((0.0 - mean) / sigma), ndtr((1.0 - mean) / sigma)
-    draws = mean + sigma * ndtri(low + uniform * (high - low))
-    return np.asarray(np.clip(draws, 0.0, 1.0))
+# Where the published protocol and the one for short searches differ; what they share are the
+# defaults of ``DDPGAgent``. A schedule of ``None`` follows from the horizon.
+PROTOCOLS: Final[dict[str, dict[str, Any]]] = {
+    "adapted": {
+        "warmup_episodes": None,
+        "sigma_decay": None,
+        "store_executed": True,
+        "demonstrate_uniform": True,
+        "redraws": 4,
+        "state": "paper",
+        "action": "output",
+        "lower_bound": 0.0,
+    },
+    "published": {
+        "warmup_episodes": 100,
+        "sigma_decay": 0.95,
+        "store_executed": False,
+        "demonstrate_uniform": False,
+        "redraws": 0,
+        "state": "released",
+        "action": "input",
+        "lower_bound": 0.2,
+    },
+}
 
 
 class _StopWhenSpent(BaseCallback):
@@ -168,13 +79,16 @@ class _StopWhenSpent(BaseCallback):
 class DDPGAgent(Agent):
     """AMC's DDPG behind ``search(task)``; the published constants are the defaults.
 
-    ``warmup_episodes`` and ``sigma_decay`` of ``None`` follow from ``task.horizon``: see
-    ``schedule``. Learning rates are Adam's, ``buffer_episodes`` is the published 100 L transitions.
+    Options of ``None`` are those of the ``protocol``, see ``PROTOCOLS``; ``warmup_episodes`` and
+    ``sigma_decay`` of ``adapted`` follow from ``task.horizon``, see ``schedule``. Learning rates
+    are Adam's, ``buffer_episodes`` is the published 100 L transitions; ``state``, ``action``,
+    ``lower_bound`` and ``upper_bound`` are those of ``envs.state.Convention``.
     """
 
     def __init__(  # noqa: PLR0913 (each is a published constant)
         self,
         *,
+        protocol: str = "adapted",
         hidden: int = 300,
         actor_lr: float = 1e-4,
         critic_lr: float = 1e-3,
@@ -187,14 +101,32 @@ class DDPGAgent(Agent):
         sigma_decay: float | None = None,
         sigma_final: float = 0.05,
         baseline_rate: float = 0.5,
-        store_executed: bool = True,
-        demonstrate_uniform: bool = True,
+        store_executed: bool | None = None,
+        demonstrate_uniform: bool | None = None,
+        redraws: int | None = None,
+        state: str | None = None,
+        action: str | None = None,
+        lower_bound: float | None = None,
+        upper_bound: float = 1.0,
     ) -> None:
+        require_choice("agents.ddpg.protocol", protocol, tuple(PROTOCOLS))
+        preset = PROTOCOLS[protocol]
+
+        def own(option: str, value: Any) -> Any:
+            return preset[option] if value is None else value
+
+        warmup_episodes = own("warmup_episodes", warmup_episodes)
+        sigma_decay = own("sigma_decay", sigma_decay)
+        store_executed = own("store_executed", store_executed)
+        demonstrate_uniform = own("demonstrate_uniform", demonstrate_uniform)
+        redraws, lower_bound = own("redraws", redraws), own("lower_bound", lower_bound)
+        state, action = own("state", state), own("action", action)
         whole = {
             "hidden": (hidden, 1),
             "batch_size": (batch_size, 1),
             "buffer_episodes": (buffer_episodes, 1),
             "warmup_episodes": (warmup_episodes, 0),
+            "redraws": (redraws, 0),
         }
         for option, (number, least) in whole.items():
             if number is not None:
@@ -208,17 +140,22 @@ class DDPGAgent(Agent):
             "sigma0": (sigma0, 1e-3),
             "sigma_decay": (sigma_decay, 1e-3),
             "sigma_final": (sigma_final, 1e-6),
+            "lower_bound": (lower_bound, 0.0),
+            "upper_bound": (upper_bound, 1e-6),
         }
         for option, (fraction, lowest) in fractions.items():
             if fraction is not None:
                 require_number(f"agents.ddpg.{option}", fraction, lowest, 1.0)
         require_flag("agents.ddpg.store_executed", store_executed)
         require_flag("agents.ddpg.demonstrate_uniform", demonstrate_uniform)
+        require_choice("agents.ddpg.state", state, tuple(STATES))
+        require_choice("agents.ddpg.action", action, ACTIONS)
+        self.convention = Convention(state, action, lower_bound, upper_bound)
         self.hidden, self.actor_lr, self.critic_lr = hidden, actor_lr, critic_lr
         self.gamma, self.tau, self.batch_size = gamma, tau, batch_size
         self.buffer_episodes, self.warmup_episodes = buffer_episodes, warmup_episodes
         self.sigma0, self.sigma_decay, self.sigma_final = sigma0, sigma_decay, sigma_final
-        self.baseline_rate = baseline_rate
+        self.baseline_rate, self.redraws = baseline_rate, redraws
         self.store_executed, self.demonstrate_uniform = store_executed, demonstrate_uniform
 
     def schedule(self, horizon: int) -> Schedule:
@@ -238,12 +175,18 @@ class DDPGAgent(Agent):
 
     def check(self, task: SearchTask) -> None:
         """Raise ``InputError`` where no walk can end within the budget."""
-        Course(task)
+        Course(task, self.convention)
 
     def search(self, task: SearchTask) -> None:
-        """Learn until the evaluations are spent."""
+        """Learn until the evaluations are spent; say so where none would be left to learn from."""
+        warmup = self.schedule(task.horizon).warmup_episodes
+        if warmup >= task.horizon:
+            task.notify(
+                f"all of its {task.horizon} episodes are random, as the first {warmup} are; raise "
+                "evaluations or lower agents.ddpg.warmup_episodes"
+            )
         with one_thread():
-            env = PruningVecEnv(task)
+            env = PruningVecEnv(task, self.convention)
             if self.demonstrate_uniform:
                 env.demonstrate([uniform_widths(task)])
             model = self.model(task, env)
@@ -257,6 +200,7 @@ class DDPGAgent(Agent):
             env,
             schedule,
             (self.actor_lr, self.critic_lr),
+            self.redraws,
             buffer_size=-(-self.buffer_episodes // walks) * walks * length,
             learning_starts=schedule.warmup_episodes * length,
             batch_size=self.batch_size,

@@ -212,13 +212,17 @@ def make_agent(name: str, options: dict[str, Any]) -> SearchMethod:
     return agent
 
 
-def make_env(config: str = "digits", **overrides: Any) -> PruningEnv:
+def make_env(
+    config: str = "digits", convention: dict[str, Any] | None = None, **overrides: Any
+) -> PruningEnv:
     """Return the environment of a search, evaluated in process: ``gymnasium.make`` calls this.
 
     ``config`` is a YAML file or a task's name; ``overrides`` replace keys of it, such as
-    ``budget={"macs": 0.5}``. Nothing is written to disk but the cached latency table.
+    ``budget={"macs": 0.5}``; ``convention`` has fields of ``envs.state.Convention``. Nothing is
+    written to disk but the cached latency table.
     """
     from envs.pruning import PruningEnv
+    from envs.state import Convention
 
     base = load_config(config).model_dump(mode="json")
     session, _ = prepare(frozen(parse_config({**base, **overrides})), SilentReporter())
@@ -227,7 +231,7 @@ def make_env(config: str = "digits", **overrides: Any) -> PruningEnv:
         next(iter(session.config.agents)), 0, scoring, lambda widths, _: session.space.plan(widths)
     )
     task.evaluations = sys.maxsize  # whoever made the environment decides when to stop
-    return PruningEnv(task)
+    return PruningEnv(task, Convention(**(convention or {})))
 
 
 def _check_agents(session: Session) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from amc.cost import BUDGET_KEYS
 from amc.errors import InputError
 from amc.invalid import explain
+from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, ResourceConstrained
 from amc.plan import digest
 from amc.registry import nearest
 
@@ -33,12 +34,25 @@ class _Section(BaseModel):
 
 
 class SitesConfig(_Section):
-    """Which sites there are, and which widths they may take."""
+    """Which sites there are, and which widths they may take.
+
+    ``round_to: kernel`` asks the dense kernel of this machine for the block of channels that it
+    works on at once, and is that number from then on: a run keeps it wherever it is gone on with.
+    """
 
     exclude: tuple[Name, ...] = ()
     min_keep_ratio: float = Field(0.2, gt=0, le=1)
     round_to: int = Field(4, ge=1, le=1024)
     criterion: Name = "magnitude_l1"
+
+    @field_validator("round_to", mode="before")
+    @classmethod
+    def _own_of_the_kernel(cls, value: Any) -> Any:
+        if value != "kernel":
+            return value
+        from amc.kernels.dense import Dense
+
+        return Dense.channel_block()
 
 
 class LatencyConfig(_Section):
@@ -49,6 +63,39 @@ class LatencyConfig(_Section):
     threads: int = Field(1, ge=1, le=1024)
 
 
+class ObjectiveConfig(_Section):
+    """What agents are rewarded for; ``amc.objective`` says what each kind is and needs."""
+
+    kind: Literal["resource_constrained", "accuracy_guaranteed", "accuracy_within_budget"] = (
+        "resource_constrained"
+    )
+    # Of accuracy_guaranteed alone; null: the budget's key.
+    resource: Literal["predicted_latency", "macs", "params", "weight_bytes"] | None = None
+    # Of accuracy_within_budget alone; null: -1.
+    penalty: float | None = Field(None, le=0)
+
+    @model_validator(mode="after")
+    def _only_of_its_kind(self) -> ObjectiveConfig:
+        for option, kind in (
+            ("resource", "accuracy_guaranteed"),
+            ("penalty", "accuracy_within_budget"),
+        ):
+            if getattr(self, option) is not None and self.kind != kind:
+                raise ValueError(
+                    f"objective.{option} belongs to kind {kind!r}, but the kind is {self.kind!r}; "
+                    "leave it out or change the kind"
+                )
+        return self
+
+    def build(self) -> Objective:
+        """Return the objective itself."""
+        if self.kind == "accuracy_guaranteed":
+            return AccuracyGuaranteed(self.resource)
+        if self.kind == "accuracy_within_budget":
+            return AccuracyWithinBudget(-1.0 if self.penalty is None else self.penalty)
+        return ResourceConstrained()
+
+
 class SearchConfig(_Section):
     """Everything that a search depends on. Each field is a key of the YAML file."""
 
@@ -56,6 +103,7 @@ class SearchConfig(_Section):
     space: Name = "channel"
     sites: SitesConfig = SitesConfig()
     budget: dict[str, Annotated[float, Field(gt=0, le=1)]]
+    objective: ObjectiveConfig = ObjectiveConfig()
     evaluations: int = Field(60, ge=1, le=1_000_000)
     walks: int = Field(4, ge=1, le=1024)
     horizon: int | None = Field(None, ge=1)
@@ -132,8 +180,14 @@ class SearchConfig(_Section):
 
     @property
     def digest(self) -> str:
-        """The digest of every key but those that may differ between equal runs."""
-        return digest(self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT))
+        """The digest of every key but those that may differ between equal runs.
+
+        The default objective does not count: configurations older than the key keep their digest.
+        """
+        values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
+        if self.objective == ObjectiveConfig():
+            del values["objective"]
+        return digest(values)
 
 
 # Keys that a run may change without changing what comes out. Where its latency table came from is

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.errors import InputError
+from amc.sites import LayerShape
 
 Dim = Literal["out", "in"]
 Role = Literal["makes", "uses", "passes"]
@@ -44,25 +45,12 @@ class Member:
 
 
 @dataclass(frozen=True)
-class LayerShape:
-    """What a layer looked like when the network ran on one batch of example inputs."""
-
-    kind: str
-    c_in: int
-    c_out: int
-    kernel_size: int
-    stride: int
-    height: int
-    width: int
-    macs: int
-
-
-@dataclass(frozen=True)
 class ChannelGroup:
     """Coupled channels ``0 .. channels-1`` and every layer dimension that they are part of.
 
     ``name`` is the first layer, in order of execution, that produces them and, where there is a
-    choice, nothing else; ``shape`` is its shape.
+    choice, nothing else; ``shape`` is its shape. ``consumer`` is that of the first layer to run
+    that uses them.
     """
 
     name: str
@@ -70,6 +58,7 @@ class ChannelGroup:
     members: tuple[Member, ...]
     shape: LayerShape
     macs: int  # one example, of every layer that produces the channels
+    consumer: LayerShape | None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -175,7 +164,9 @@ def _split(
         taken = sum(g.name.partition(":")[0] == name for g in groups)
         macs = sum(shapes[m.layer].macs * len(own) // m.size for m in part if m.role == "makes")
         full_name = f"{name}:{taken}" if taken else name
-        groups.append(ChannelGroup(full_name, len(own), part, shapes[name], macs))
+        users = [m.layer for m in part if m.role == "uses" and m.layer in order]
+        consumer = shapes[min(users, key=order.__getitem__)] if users else None
+        groups.append(ChannelGroup(full_name, len(own), part, shapes[name], macs, consumer))
     return groups
 
 
@@ -232,7 +223,8 @@ def layer_shapes(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict
         if isinstance(module, nn.Linear):
             positions = output.numel() // (batch * output.shape[-1])
             shapes[name] = LayerShape(
-                "linear", weight.shape[1], weight.shape[0], 1, 0, 1, 1, weight.numel() * positions
+                *("linear", weight.shape[1], weight.shape[0], 1, 0, 1, 1),
+                *(weight.numel() * positions, weight.numel()),
             )
             return
         assert isinstance(module, ROOTS[:3])
@@ -246,6 +238,7 @@ def layer_shapes(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict
             spatial[0],
             spatial[-1] if len(spatial) > 1 else 1,
             weight.numel() * int(np.prod(spatial)),
+            weight.numel(),
         )
 
     hooks = [

@@ -16,8 +16,6 @@ from amc.weights import Weights, state_sha256
 from amc.worker import Outcome, Work
 from amc.workers import Workers
 
-INFEASIBLE_REWARD = 0.0
-
 
 @dataclass(frozen=True)
 class Pricing:
@@ -74,14 +72,13 @@ class ScoringEvaluator:
         pricing = self._pricing
         cost = cost_of(pricing.cost_model, widths_of(request.plan, pricing.sites))
         finite = math.isfinite(outcome.score)
+        score = outcome.score if finite else 0.0
         evaluation = Evaluation(
             key=request.digest(pricing.context),
             request=request,
-            score=outcome.score if finite else 0.0,
+            score=score,
             cost=cost,
-            reward=pricing.objective(outcome.score, cost, pricing.budget)
-            if finite
-            else INFEASIBLE_REWARD,
+            reward=pricing.objective(score, cost, pricing.budget),
             feasible=finite,
             reason="" if finite else "the network's output is not finite",
             weights_sha256=None if outcome.state is None else state_sha256(outcome.state),

@@ -28,11 +28,12 @@ class Journal:
         """Open ``path`` for appending; ``InputError`` where its header has other ``facts``."""
         self.path = path
         header, self.records = read_journal(path)
-        for fact, value in facts.items():
-            if header.get(fact) != value:
+        for fact in dict.fromkeys([*facts, *header]):
+            then, now = header.get(fact), facts.get(fact)
+            if fact != "schema_version" and then != now:
                 raise InputError(
-                    f"{path}: {fact} was {header.get(fact)!r} when the run began and is {value!r} "
-                    "now; start a new run in another folder"
+                    f"{path}: {fact} was {then!r} when the run began and is {now!r} now; "
+                    "start a new run in another folder"
                 )
         self._length = len(self.records)
 

@@ -28,7 +28,9 @@ class SearchTask:
 
     ``horizon`` is the number of evaluations that schedules are laid out for, frozen when the run
     was created; ``evaluations`` is where the search ends, and may grow later. ``walks`` is the
-    number of plans a batch. ``history`` lists every evaluation so far.
+    number of plans a batch. ``wall`` says whether the objective needs every plan to be within the
+    budget. ``notify`` shows a person one sentence, and changes nothing. ``history`` lists every
+    evaluation so far.
     """
 
     sites: tuple[Site, ...]
@@ -40,6 +42,8 @@ class SearchTask:
     evaluations: int
     horizon: int
     walks: int = 1
+    wall: bool = True
+    notify: Callable[[str], None] = lambda message: None
     on_batch: Callable[[list[Evaluation]], None] = lambda batch: None
     curve_maker: Callable[[], ErrorCurves] | None = None
     history: list[Evaluation] = field(default_factory=list)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from amc.config import SearchConfig
+from amc.config import ObjectiveConfig, SearchConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
 from amc.data import Data
 from amc.errors import BudgetSpent, NoPlanError
@@ -20,7 +20,6 @@ from amc.evaluation import Evaluation, Evaluator, Request
 from amc.evaluators import CachedEvaluator, Pricing, ScoringEvaluator
 from amc.journal import Journal, JournaledEvaluator
 from amc.latency import LatencyTable
-from amc.objective import resource_constrained
 from amc.plan import Plan, digest
 from amc.reconstruction.consumers import Orders
 from amc.reconstruction.curves import ErrorCurves
@@ -70,8 +69,10 @@ class Session:
         """Everything beside the plan that an evaluation depends on, by name."""
         config, task = self.config, self.task
         reconstruction = {"max_rows": MAX_ROWS, "max_columns": MAX_COLUMNS, "ridge": RIDGE}
+        objective = config.objective.model_dump(mode="json")
         return {
             **({"reconstruction": reconstruction} if reconstructs(config.recovery) else {}),
+            **({"objective": objective} if config.objective != ObjectiveConfig() else {}),
             "task": task.name,
             "network_digest": task.network_digest,
             "data_digest": data_digest(task.train, task.search),
@@ -138,6 +139,7 @@ class Session:
             evaluations=evaluations,
             horizon=evaluations if own else self.config.horizon or evaluations,
             walks=self.config.walks,
+            wall=self.config.objective.build().needs_wall(self.budget),
             curve_maker=lambda: self.error_curves,
         )
 
@@ -146,7 +148,7 @@ class Session:
         return Pricing(
             self.space.sites,
             self.cost_model,
-            resource_constrained,
+            self.config.objective.build(),
             self.budget,
             digest(self.facts),
         )
@@ -204,6 +206,7 @@ def run_search(
     task = session.search_task(search.agent, search.seed, evaluator, make_plan)
     bar = reporter.task(f"{search.agent} seed {search.seed}", task.evaluations)
     task.on_batch = lambda batch: _report(session, task, batch, bar, tracker)
+    task.notify = lambda message: reporter.message(f"{search.agent} seed {search.seed}: {message}")
     seed_everything(digest_seed(search))
     begin = time.perf_counter()
     with bar, contextlib.suppress(BudgetSpent):

@@ -10,18 +10,19 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from amc.search_task import SearchTask
-from envs.walk import FEATURES, Course, Walk
+from envs.state import Convention
+from envs.walk import Course, Walk
 
 Array = NDArray[np.float32]
 
 
-def observation_space() -> spaces.Box[np.float32]:
-    """Return the space of AMC's eleven features, each in [0, 1]."""
-    return spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
+def observation_space(convention: Convention) -> spaces.Box[np.float32]:
+    """Return the space of AMC's eleven or ten features, each in [0, 1]."""
+    return spaces.Box(0.0, 1.0, (len(convention.features),), np.float32)
 
 
 def action_space() -> spaces.Box[np.float32]:
-    """Return the space of the one action: from a site's narrowest legal width (0) to all (1)."""
+    """Return the space of the one action, in [0, 1]; ``Convention`` says what it means."""
     return spaces.Box(0.0, 1.0, (1,), np.float32)
 
 
@@ -33,7 +34,8 @@ def step_info(walk: Walk, executed_action: float) -> dict[str, Any]:
 class PruningEnv(gymnasium.Env[Array, Array]):
     """One walk over the sites an episode; the finished plan's reward at the end, 0 before.
 
-    Observations ``[11]`` and the action ``[1]`` are described in ``envs.walk``. ``info`` holds
+    Observations ``[11]`` or ``[10]`` and the action ``[1]`` are described in ``envs.state``, whose
+    ``Convention`` chooses between the paper's and the released code's. ``info`` holds
     ``widths`` (executed so far), ``executed_action`` and, at the end, ``evaluation``. The
     environment itself is deterministic; ``reset(seed=...)`` seeds ``np_random`` as Gymnasium asks.
     ``step`` lets ``BudgetSpent`` pass when the task has no evaluation left.
@@ -41,11 +43,11 @@ class PruningEnv(gymnasium.Env[Array, Array]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as Gymnasium declares it)
 
-    def __init__(self, task: SearchTask) -> None:
+    def __init__(self, task: SearchTask, convention: Convention | None = None) -> None:
         self.task = task
-        self.observation_space = observation_space()
+        self._course = Course(task, convention)
+        self.observation_space = observation_space(self._course.convention)
         self.action_space = action_space()
-        self._course = Course(task)
         self._walk: Walk | None = None
 
     def reset(

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from amc.search_task import SearchTask
 from envs.pruning import action_space, observation_space, step_info
+from envs.state import Convention
 from envs.walk import Course, Walk
 
 Array = NDArray[np.float32]
@@ -28,13 +29,13 @@ class PruningVecEnv(VecEnv):
     through ``step``, and so out of ``learn()``.
     """
 
-    def __init__(self, task: SearchTask) -> None:
+    def __init__(self, task: SearchTask, convention: Convention | None = None) -> None:
         self.task = task
-        self.course = Course(task)
+        self.course = Course(task, convention)
         self._scripts: deque[Sequence[int]] = deque()
         self._actions: Array = np.zeros((task.walks, 1), dtype=np.float32)
         self.walks = [Walk(self.course) for _ in range(task.walks)]
-        super().__init__(task.walks, observation_space(), action_space())
+        super().__init__(task.walks, observation_space(self.course.convention), action_space())
 
     def demonstrate(self, plans: Sequence[Sequence[int]]) -> None:
         """Let the next walks that start follow ``plans`` (widths), one each, instead of actions.
@@ -47,7 +48,7 @@ class PruningVecEnv(VecEnv):
         self._scripts.extend(plans)
 
     def reset(self) -> Array:
-        """Start all walks; return their observations ``[N, 11]``."""
+        """Start all walks; return their observations ``[N, features]``."""
         for i in range(self.num_envs):
             script = self._scripts.popleft() if self._scripts else None
             self.walks[i] = Walk(self.course, script)

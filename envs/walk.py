@@ -7,14 +7,15 @@ action ``a_t``, and actions limited by the budget (algorithm 1). Deviations, eac
   the task's cost model. The published one bounds MACs and is followed by rounding up.
 - "Later layers at their cheapest" is a complete plan that is known to fit (the *floor*), not a
   formula, so that coupled sites and tables that are not monotone need no special case.
-- An action in [0, 1] spans the site's own legal widths, from the narrowest to all channels; the
-  published one is clipped to [0.2, 1]. It decides the site's *output* channels.
+- By default an action in [0, 1] spans the site's own legal widths and decides *output* channels;
+  the published meaning is ``action: input`` of ``envs.state.Convention``.
+- Where the objective needs no wall (``SearchTask.wall``), every width within the bounds is open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,51 +24,39 @@ from amc.cost import cheapest_widths
 from amc.errors import InputError
 from amc.search_task import SearchTask
 from amc.sites import Site
-
-FEATURES: Final = {
-    "t": "position of the site in the walk; index, min-max over the sites",
-    "n": "output channels of the site's first layer; channels, min-max over the sites",
-    "c": "input channels of that layer; channels, min-max over the sites",
-    "h": "height of its feature map; pixels, min-max over the sites",
-    "w": "width of its feature map; pixels, min-max over the sites",
-    "stride": "its stride; pixels, min-max over the sites",
-    "k": "its kernel size; pixels, min-max over the sites",
-    "flops": "MACs of the site's producing layers for one example, dense; min-max over the sites",
-    "reduced": "budgeted cost saved by the decisions so far, the rest dense; fraction of dense",
-    "rest": "budgeted cost that the sites after this one can still save; fraction of dense",
-    "previous": "keep ratio executed at the site before; 1 at the first site",
-}
-"""AMC's eleven state features, in order: what each is, its unit, how it is brought to [0, 1].
-
-The published ``reduced`` and ``rest`` count MACs of layers. Here they are differences of whole
-plans' costs in the budget's own unit, because a latency table has no cost of a layer by itself.
-Columns that are equal for all sites are 0.
-"""
+from envs.state import Convention
 
 
 class Course:
     """What all walks of a task share: the features that never change, the floor, the limit.
 
-    ``floor`` is the cheapest complete plan found, ``[L]`` widths; it fits the budget.
-    Raises ``InputError`` where it does not: then no walk could end within the budget.
+    ``sites`` have the widths within the convention's bounds alone. ``floor`` is the cheapest
+    complete plan found, ``[L]`` widths; it fits the budget. Raises ``InputError`` where it does
+    not: then no walk could end within the budget.
     """
 
-    def __init__(self, task: SearchTask) -> None:
-        self.sites: tuple[Site, ...] = task.sites
+    def __init__(self, task: SearchTask, convention: Convention | None = None) -> None:
+        self.convention = convention = convention or Convention()
+        self.sites: tuple[Site, ...] = tuple(
+            replace(site, widths=convention.widths(site)) for site in task.sites
+        )
+        self.legal = tuple(site.widths for site in task.sites)
+        self.wall = task.wall
         self.costs = task.budget_costs
         self.within = task.budget.within
         self.dense = np.asarray(task.dense_widths, dtype=np.int64)
         self.dense_cost = float(self.costs(self.dense[None])[0])
-        self.floor = cheapest_widths(task.cost_model, task.sites, task.budget.field)
+        self.floor = cheapest_widths(task.cost_model, self.sites, task.budget.field)
         floor_cost = self.costs(self.floor[None])
         if not self.within(floor_cost)[0]:
             raise InputError(
                 f"budget.{task.budget.key} {task.budget.fraction:g} is below the smallest "
                 f"reachable {np.ceil(floor_cost[0] / self.dense_cost * 1000) / 1000:g}; raise it "
-                "or lower sites.min_keep_ratio"
+                f"or lower {'lower_bound' if convention.lower_bound else 'sites.min_keep_ratio'}"
             )
         self.low = np.asarray([s.widths[0] / s.channels for s in self.sites])
-        self.static = _static_features(self.sites)
+        self.high = np.asarray([s.widths[-1] / s.channels for s in self.sites])
+        self.static = convention.static(self.sites)
         self.rest = self._rest()
 
     def _rest(self) -> NDArray[np.float64]:
@@ -78,20 +67,28 @@ class Course:
 
     def requested(self, t: int, action: float) -> float:
         """Return the channels, not rounded, that ``action`` in [0, 1] asks for at site ``t``."""
-        keep_ratio = self.low[t] + float(np.clip(action, 0.0, 1.0)) * (1.0 - self.low[t])
+        keep_ratio = float(np.clip(action, *self.convention.action_range))
+        if self.convention.action == "output":
+            keep_ratio = self.low[t] + keep_ratio * (self.high[t] - self.low[t])
         return float(keep_ratio * self.sites[t].channels)
 
     def action(self, t: int, width: int) -> float:
         """Return the action in [0, 1] that means exactly ``width``; 1 where there is no choice."""
-        if self.low[t] >= 1.0:
-            return 1.0
         keep_ratio = width / self.sites[t].channels
-        return float((keep_ratio - self.low[t]) / (1.0 - self.low[t]))
+        if self.convention.action == "input":
+            return float(keep_ratio)
+        if self.low[t] >= self.high[t]:
+            return 1.0
+        action = (keep_ratio - self.low[t]) / (self.high[t] - self.low[t])
+        return float(np.clip(action, 0.0, 1.0))
 
     def check_script(self, widths: Sequence[int]) -> None:
-        """Raise ``ValueError`` unless ``widths`` is a legal plan within the budget."""
-        for site, width in zip(self.sites, widths, strict=True):
-            if width not in site.widths:
+        """Raise ``ValueError`` unless ``widths`` is a legal plan within the budget.
+
+        Legal as the task has it: the convention's bounds are for actions alone.
+        """
+        for site, legal, width in zip(self.sites, self.legal, widths, strict=True):
+            if width not in legal:
                 raise ValueError(f"{width} is not a legal width of site {site.name!r}")
         if not self.within(self.costs(np.asarray([widths], dtype=np.int64)))[0]:
             raise ValueError("the widths to follow do not fit the budget")
@@ -102,10 +99,11 @@ class Walk:
 
     ``script`` is a complete plan to follow instead of the actions (a demonstration).
 
-    Why the finished plan fits: before every step, the widths decided so far and the floor at all
-    other sites fit together. That holds at first, because the floor fits. A step only picks among
-    widths with which it holds again, and there is one: the floor's own width, or a cheaper one.
-    After the last step no site is left at the floor, and the plan that fits is the plan.
+    Why the finished plan fits, where there is a wall: before every step, the widths decided so far
+    and the floor at all other sites fit together. That holds at first, because the floor fits. A
+    step only picks among widths with which it holds again, and there is one: the floor's own width,
+    or a cheaper one. After the last step no site is left at the floor, and the plan that fits is
+    the plan.
     """
 
     def __init__(self, course: Course, script: Sequence[int] | None = None) -> None:
@@ -116,6 +114,15 @@ class Walk:
         self._widths = course.floor.copy()
         self._reduced = 0.0
         self.position = 0
+
+    def restarted(self) -> Walk:
+        """Return this walk at its start, with the same script."""
+        return Walk(self._course, self._script)
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the walk follows a script, whatever the actions."""
+        return self._script is not None
 
     @property
     def done(self) -> bool:
@@ -128,7 +135,7 @@ class Walk:
         return tuple(int(w) for w in self._widths[: self.position])
 
     def observation(self) -> NDArray[np.float32]:
-        """Return the state, ``[11]`` in [0, 1], in the order of ``FEATURES``.
+        """Return the state, ``[11]`` or ``[10]`` in [0, 1], in the convention's order.
 
         After the last step it is the last site's row with nothing left to save.
         """
@@ -162,13 +169,15 @@ class Walk:
         return self._course.action(t, width)
 
     def _fitting(self) -> NDArray[np.int64]:
-        """Return the widths on the envelope that fit, ascending.
+        """Return the widths on the envelope that fit, ascending; without a wall, all of them.
 
         The envelope leaves out every width that is no cheaper than a wider one, so that costs rise
         with width and "fits" is a prefix. The cheapest width is always on it.
         """
         t = self.position
         widths = np.asarray(self._course.sites[t].widths, dtype=np.int64)
+        if not self._course.wall:
+            return widths
         candidates = np.repeat(self._widths[None], len(widths), axis=0)
         candidates[:, t] = widths
         costs = self._course.costs(candidates)
@@ -183,16 +192,3 @@ class Walk:
         widths[: self.position] = self._widths[: self.position]
         cost = float(self._course.costs(widths[None])[0])
         return (self._course.dense_cost - cost) / self._course.dense_cost
-
-
-def _static_features(sites: Sequence[Site]) -> NDArray[np.float64]:
-    """Return ``[L, 8]``: the features that no decision changes, min-max over the sites."""
-    raw = np.asarray(
-        [
-            (t, s.channels, s.c_in, s.height, s.width, s.stride, s.kernel_size, s.macs)
-            for t, s in enumerate(sites)
-        ],
-        dtype=np.float64,
-    )
-    low, high = raw.min(axis=0), raw.max(axis=0)
-    return np.asarray((raw - low) / np.where(high > low, high - low, 1.0))

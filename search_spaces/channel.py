@@ -149,6 +149,8 @@ def _site(group: ChannelGroup, min_keep_ratio: float, round_to: int) -> Site:
         macs=group.macs,
         widths=tuple(sorted(widths)),
         layers=group.layers,
+        weights=shape.weights,
+        consumer=group.consumer,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.compress import Kept, compress, masks, narrow
+from amc.coupling import layer_shapes
 from amc.errors import InputError
 from amc.task import load_task, network_digest
 from search_spaces.channel import ChannelSpace
@@ -191,3 +192,17 @@ def test_channels_that_cannot_be_followed_are_left_alone(kind: str, sites: set[s
     assert {site.name for site in space.sites} == sites
     left_alone = {layer.partition(":")[0] for layer in space.excluded}
     assert left_alone == {"first", "second", "out"} - sites
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "mobilenet"])
+def test_a_site_knows_the_first_layer_that_uses_its_channels(name: str) -> None:
+    network, inputs, space = space_of(name)
+    shapes = layer_shapes(network, inputs)
+    for site, group in zip(space.sites, space.groups, strict=True):
+        users = {m.layer for m in group.members if m.role == "uses"}
+        first = next(layer for layer in shapes if layer in users)
+        assert site.consumer == shapes[first]
+        assert site.consumer.c_in == site.channels
+        weight = network.get_submodule(site.name).weight
+        assert isinstance(weight, Tensor)
+        assert site.weights == weight.numel()

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from amc.app import load_config
 from amc.config import SearchConfig, changed, load_yaml, parse_config
 from amc.errors import InputError
+from amc.kernels.dense import Dense
 
 GOOD: dict[str, Any] = {"task": "digits", "budget": {"macs": 0.5}, "agents": {"uniform": {}}}
 
@@ -89,6 +91,23 @@ def test_a_refused_seed_is_one_message() -> None:
     with pytest.raises(InputError) as caught:
         changed(GOOD, seed=-1)
     assert str(caught.value) == "seeds.0 -1: input should be greater than or equal to 0"
+
+
+def test_rounding_to_the_kernel_is_its_number_from_then_on() -> None:
+    config = parse_config({**GOOD, "sites": {"round_to": "kernel"}})
+    block = Dense.channel_block()
+    assert block in {4, 8, 16}
+    assert config.sites.round_to == block
+    assert config.digest == parse_config({**GOOD, "sites": {"round_to": block}}).digest
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(("capability", "block"), [("AVX512", 16), ("AVX2", 8), ("DEFAULT", 4)])
+def test_the_kernels_block_is_a_vector(
+    monkeypatch: pytest.MonkeyPatch, capability: str, block: int
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert Dense.channel_block() == block
 
 
 def test_a_bare_off_is_the_word() -> None:

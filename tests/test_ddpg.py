@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 from gymnasium import spaces
 from scipy.stats import truncnorm
 
-from agents.ddpg import AMCDDPG, DDPGAgent, EpisodeReplayBuffer, Schedule, truncated_normal
+from agents.ddpg import DDPGAgent
+from agents.ddpg_learner import AMCDDPG, EpisodeReplayBuffer, Schedule, truncated_normal
 from agents.uniform import uniform_widths
 from amc.errors import BudgetSpent
+from amc.journal import Journal, JournaledEvaluator
 from amc.search_task import SearchTask, seed_everything
+from envs.state import Convention
 from envs.vector import PruningVecEnv
 from tests.toy import ToyEvaluator, toy_task
 
@@ -97,7 +101,6 @@ def test_every_walk_of_a_batch_has_the_noise_of_its_own_episode() -> None:
     task = toy_task(sites=3, walks=4)
     model = agent.model(task, PruningVecEnv(task))
     model.schedule = Schedule(2, 1e-12, 1.0)
-    model._last_obs = np.full((4, 11), 0.5, dtype=np.float32)
     seen = [model._sample_action(0, None, 4)[0][:, 0] for _ in range(5)]
     spread = np.ptp(np.stack(seen), axis=0)
     assert (spread[:2] > 1e-3).all(), "uniform in the warm-up"
@@ -154,3 +157,118 @@ def test_any_number_of_walks(walks: int) -> None:
     task = toy_task(sites=3, walks=walks, evaluations=7)
     search(DDPGAgent(store_executed=False), task)
     assert len(task.history) == 7
+
+
+def asked(task: SearchTask) -> list[tuple[int, ...]]:
+    return [tuple(len(c.kept) for c in e.request.plan.choices.values()) for e in task.history]
+
+
+@pytest.mark.parametrize("walks", [1, 4])
+def test_noise_is_drawn_again_for_a_plan_already_known(walks: int) -> None:
+    def repeats(redraws: int) -> int:
+        task = toy_task(sites=2, evaluations=9, walks=walks, fraction=0.8)
+        search(DDPGAgent(redraws=redraws, warmup_episodes=9), task)
+        assert len(task.history) == 9
+        return 9 - len(set(asked(task)))
+
+    assert repeats(0) > 0, "so few plans that random ones meet"
+    assert repeats(200) == 0
+
+
+def test_redraws_are_bounded_where_every_plan_is_known() -> None:
+    task = toy_task(sites=1, evaluations=12, walks=4, fraction=1.0)
+    search(DDPGAgent(redraws=3), task)
+    assert len(task.history) == 12
+    assert len(set(asked(task))) <= len(task.sites[0].widths) < 12
+
+
+def test_a_first_draw_that_is_new_stands() -> None:
+    def first(redraws: int) -> list[tuple[int, ...]]:
+        task = toy_task(sites=8, evaluations=24, step=2)
+        search(DDPGAgent(redraws=redraws), task)
+        return asked(task)
+
+    assert len(set(first(0))) == 24, "none is met twice"
+    assert first(0) == first(50)
+
+
+def test_the_published_protocol_is_the_released_codes() -> None:
+    agent = DDPGAgent(protocol="published")
+    schedule = agent.schedule(400)
+    assert schedule == Schedule(100, 0.5, 0.95) == agent.schedule(60)
+    assert agent.convention == Convention("released", "input", 0.2, 1.0)
+    assert (agent.store_executed, agent.demonstrate_uniform, agent.redraws) == (False, False, 0)
+    task = toy_task(sites=3, walks=1)
+    model = agent.model(task, PruningVecEnv(task, agent.convention))
+    assert (model.gamma, model.tau, model.batch_size) == (1.0, 0.01, 64)
+    assert model.buffer_size == 100 * 3
+    assert model.learning_starts == 100 * 3
+    assert next(p.shape for p in model.actor.parameters()) == (300, 10)
+    assert isinstance(model.replay_buffer, EpisodeReplayBuffer)
+    assert model.replay_buffer.rate == 0.5
+    own = DDPGAgent(protocol="published", warmup_episodes=5, store_executed=True, state="paper")
+    assert own.schedule(60).warmup_episodes == 5
+    assert own.store_executed
+    assert own.convention == Convention("paper", "input", 0.2, 1.0)
+
+
+@pytest.mark.parametrize("store_executed", [False, True])
+def test_replay_holds_the_executed_action_or_the_raw_one(store_executed: bool) -> None:
+    models: list[AMCDDPG] = []
+
+    class Watched(DDPGAgent):
+        def model(self, task: SearchTask, env: PruningVecEnv) -> AMCDDPG:
+            models.append(super().model(task, env))
+            return models[-1]
+
+    task = toy_task(sites=4, walks=1, evaluations=6)
+    search(Watched(protocol="published", store_executed=store_executed), task)
+    buffer = models[0].replay_buffer
+    assert isinstance(buffer, EpisodeReplayBuffer)
+    stored = (buffer.actions[: 5 * 4, 0, 0].reshape(5, 4) + 1) / 2
+    executed = np.asarray(asked(task)[:5]) / np.asarray(task.dense_widths)
+    assert np.allclose(stored, executed, atol=1e-6) == store_executed
+    assert ((stored >= 0.2 - 1e-6) & (stored <= 1)).all(), "random actions keep to the bounds"
+
+
+def test_a_search_of_random_episodes_alone_says_so() -> None:
+    said: list[str] = []
+    task = toy_task(sites=3, evaluations=8)
+    task.notify = said.append
+    search(DDPGAgent(protocol="published"), task)
+    (message,) = said
+    assert message.startswith("all of its 8 episodes are random, as the first 100 are; raise")
+    search(DDPGAgent(), task)
+    assert len(said) == 1
+
+
+def test_other_conventions_search_and_end_within_the_budget() -> None:
+    for options in ({"state": "released"}, {"action": "input"}, {"upper_bound": 0.8}):
+        task = toy_task(sites=4, evaluations=12)
+        search(DDPGAgent(**options), task)
+        assert len(task.history) == 12
+        assert all(task.budget.met_by(e.cost) for e in task.history)
+
+
+@pytest.mark.parametrize("protocol", ["adapted", "published"])
+def test_growing_from_60_to_120_leaves_the_first_records_as_they_were(
+    tmp_path: Path, protocol: str
+) -> None:
+    file = tmp_path / "journal.jsonl"
+    Journal.create(file, {})
+
+    def run(evaluations: int) -> tuple[bytes, int]:
+        task = toy_task(sites=3, evaluations=evaluations, horizon=60)
+        inner = task.evaluator
+        task.evaluator = JournaledEvaluator(inner, Journal(file, {}))
+        agent = DDPGAgent(protocol=protocol, warmup_episodes=15, batch_size=16, hidden=32)
+        search(agent, task)
+        assert len(task.history) == evaluations
+        assert isinstance(inner, ToyEvaluator)
+        return file.read_bytes(), sum(len(batch) for batch in inner.batches)
+
+    short, made = run(60)
+    long, more = run(120)
+    assert (made, more) == (60, 60), "the first 60 are answered from the journal"
+    assert long.startswith(short)
+    assert long.count(b"\n") == 121

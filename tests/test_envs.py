@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import gymnasium
 import numpy as np
@@ -16,6 +17,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from amc.errors import BudgetSpent
 from envs import PRUNING
 from envs.pruning import PruningEnv
+from envs.state import Convention
 from envs.vector import PruningVecEnv
 from tests.toy import ToyEvaluator, toy_env, toy_task
 
@@ -27,6 +29,35 @@ def test_registered_with_an_entry_point_that_is_resolved_late() -> None:
     spec = gymnasium.spec(PRUNING)
     assert spec.entry_point == "amc.app:make_env"
     assert json.loads(spec.to_json())["id"] == PRUNING
+
+
+CONVENTIONS = [
+    Convention(),
+    Convention(state="released"),
+    Convention(action="input", lower_bound=0.2),
+    Convention(state="released", action="input", lower_bound=0.3, upper_bound=0.8),
+    Convention(lower_bound=0.5),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("convention", CONVENTIONS, ids=str)
+def test_checkers_pass_whatever_the_convention(convention: Convention) -> None:
+    made = gymnasium.make(TOY, sites=3, fraction=0.8, **asdict(convention))
+    gymnasium_check(made.unwrapped)
+    sb3_check(made.unwrapped, warn=False)
+    made.close()
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS, ids=str)
+def test_both_environments_have_the_convention(convention: Convention) -> None:
+    task = toy_task(fraction=0.8, walks=2)
+    single, vector = PruningEnv(task, convention), PruningVecEnv(task, convention)
+    length = 11 if convention.state == "paper" else 10
+    assert single.observation_space == vector.observation_space
+    first, _ = single.reset()
+    assert first.shape == (length,)
+    np.testing.assert_array_equal(vector.reset(), [first, first])
 
 
 @pytest.mark.filterwarnings("error")

@@ -65,6 +65,10 @@ def test_other_facts_are_refused_by_name(tmp_path: Path) -> None:
     journal(tmp_path)
     with pytest.raises(InputError, match="table_digest was 'b' .* is 'x' now"):
         Journal(tmp_path / "journal.jsonl", {**FACTS, "table_digest": "x"})
+    with pytest.raises(InputError, match="objective was None .* is 'y' now"):
+        Journal(tmp_path / "journal.jsonl", {**FACTS, "objective": "y"})
+    with pytest.raises(InputError, match="table_digest was 'b' .* is None now"):
+        Journal(tmp_path / "journal.jsonl", {"network_digest": "a"})
 
 
 def test_a_torn_tail_heals(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 
 from amc.cost import Budget, cost_of, make_budget
 from amc.evaluation import Evaluation, Request
+from amc.objective import Objective, ResourceConstrained
 from amc.plan import Choice, Plan
 from amc.search_task import SearchTask
-from amc.sites import Site
+from amc.sites import LayerShape, Site
 from envs.pruning import PruningEnv
+from envs.state import Convention
 
 CHANNELS = (16, 16, 24, 32, 48, 64, 64, 96, 96, 128, 128, 160)
 TIGHT = 0.3  # with slow narrow widths, below the cost of the smallest ones and above the cheapest
@@ -43,6 +46,8 @@ def make_sites(count: int, step: int = 4) -> tuple[Site, ...]:
                 macs=c_in * channels * (9 if t % 2 else 1) * size * size,
                 widths=tuple(range(first, channels + 1, step)),
                 layers=(f"conv{t}",),
+                weights=c_in * channels * (9 if t % 2 else 1),
+                consumer=LayerShape("conv", channels, 32, 3, 1, size, size, 288 * channels, 9 * 32),
             )
         )
     return tuple(sites)
@@ -84,6 +89,7 @@ class ToyEvaluator:
     def __init__(self, task_sites: Sequence[Site], budget: Budget, costs: ToyCosts) -> None:
         self.sites, self.budget, self.costs = task_sites, budget, costs
         self.disturb = False
+        self.objective: Objective = ResourceConstrained()
         self.batches: list[list[Request]] = []
         self.kept: dict[str, Plan] = {}
 
@@ -104,7 +110,8 @@ class ToyEvaluator:
         score = float(toy_scores(self.sites, np.asarray([widths]))[0])
         key = request.digest("toy")
         self.kept[key] = request.plan
-        return Evaluation(key, request, score, cost, score, self.budget.met_by(cost))
+        reward = self.objective(score, cost, self.budget)
+        return Evaluation(key, request, score, cost, reward, self.budget.met_by(cost))
 
 
 def toy_scores(sites: Sequence[Site], widths: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -127,12 +134,14 @@ def toy_task(
     walks: int = 4,
     step: int = 4,
     slow_narrow: bool = False,
+    objective: Objective | None = None,
 ) -> SearchTask:
     """Return a search over a toy chain."""
     chain = make_sites(sites, step)
     costs = ToyCosts(chain, slow_narrow)
     budget = make_budget(key, fraction, costs, chain)
     evaluator = ToyEvaluator(chain, budget, costs)
+    evaluator.objective = objective or evaluator.objective
 
     def plan_maker(widths: Sequence[int], parent: str | None) -> Plan:
         choices = {}
@@ -156,6 +165,7 @@ def toy_task(
         evaluations=evaluations,
         horizon=evaluations if horizon is None else horizon,
         walks=walks,
+        wall=evaluator.objective.needs_wall(budget),
     )
 
 
@@ -173,6 +183,7 @@ def toy_optimum(sites: int, key: str, fraction: float, step: int = 4) -> float:
     return best
 
 
-def toy_env(sites: int = 6, fraction: float = 0.5) -> PruningEnv:
+def toy_env(sites: int = 6, fraction: float = 0.5, **convention: Any) -> PruningEnv:
     """Return an environment over a toy search with room for many episodes (an entry point)."""
-    return PruningEnv(toy_task(sites=sites, fraction=fraction, evaluations=10_000))
+    task = toy_task(sites=sites, fraction=fraction, evaluations=10_000)
+    return PruningEnv(task, Convention(**convention))

@@ -23,6 +23,15 @@ class Dense:
         return f"torch-{version}/{'oneDNN' if torch._C._has_mkldnn else 'native'}"
 
     @staticmethod
+    def channel_block() -> int:
+        """Return the channels that torch works on at once here: the float32 lanes of one vector.
+
+        oneDNN's convolutions go through channels in blocks of a vector (16 with AVX-512, 8 with
+        AVX2, 4 else) and a block that is partly filled takes the time of a full one.
+        """
+        return {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 4)
+
+    @staticmethod
     def prepare(
         template: OpTemplate, dims: Sequence[int], arena: Arena | None = None
     ) -> tuple[Callable[[], Any], list[Tensor]]:

@@ -7,7 +7,8 @@ changed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -45,8 +46,7 @@ def narrow(
     Both name channels of the dense network; ``after`` must be a part of ``before``.
     """
     present, wanted = masks(groups, before), masks(groups, after)
-    smaller = copy.deepcopy(network)
-    modules = dict(smaller.named_modules())
+    sliced: dict[tuple[str, Dim], Tensor] = {}
     for (layer, dim), mask in wanted.items():
         now = present[layer, dim]
         if bool((mask & ~now).any()):
@@ -54,8 +54,33 @@ def narrow(
         if not mask.any():
             raise InputError(f"the plan leaves layer {layer!r} no channels; keep at least one")
         if mask.sum() < now.sum():
-            _slice(modules[layer], dim, torch.from_numpy(np.flatnonzero(mask[now])))
+            sliced[layer, dim] = torch.from_numpy(np.flatnonzero(mask[now]))
+    smaller = _copied_but(network, sliced)
+    modules = dict(smaller.named_modules())
+    for (layer, dim), keep in sliced.items():
+        _slice(modules[layer], dim, keep)
     return smaller
+
+
+def _copied_but(network: nn.Module, sliced: Iterable[tuple[str, Dim]]) -> nn.Module:
+    """Return a copy of the network that still shares the tensors about to be sliced.
+
+    What is sliced away is so never copied. A tensor that another layer holds too is copied.
+    """
+    modules = dict(network.named_modules())
+    names = {
+        (layer, name)
+        for layer, dim in sliced
+        for name in _sliced_names(modules[layer], dim)
+        if getattr(modules[layer], name, None) is not None
+    }
+    holders = Counter(
+        id(tensor)
+        for module in modules.values()
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+    )
+    shared = [getattr(modules[layer], name) for layer, name in names]
+    return copy.deepcopy(network, {id(t): t for t in shared if holders[id(t)] == 1})
 
 
 def unused(network: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Module:
@@ -91,23 +116,27 @@ def masks(groups: Sequence[ChannelGroup], kept: Kept) -> dict[tuple[str, Dim], M
 
 def _slice(module: nn.Module, dim: Dim, keep: Tensor) -> None:
     """Keep the positions ``keep`` of one dimension of one layer, in place."""
+    for name in _sliced_names(module, dim):
+        _slice_tensor(module, name, 0 if dim == "out" else 1, keep)
     if isinstance(module, (_BatchNorm, nn.PReLU)):
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            _slice_tensor(module, name, 0, keep)
         if isinstance(module, _BatchNorm):
             module.num_features = len(keep)
         else:
             module.num_parameters = len(keep)
         return
-    _slice_tensor(module, "weight", 0 if dim == "out" else 1, keep)
-    if dim == "out":
-        _slice_tensor(module, "bias", 0, keep)
     if isinstance(module, nn.Linear):
         setattr(module, f"{dim}_features", len(keep))
         return
     if is_depthwise(module):
         module.in_channels = module.groups = len(keep)  # type: ignore[assignment]
     setattr(module, f"{dim}_channels", len(keep))
+
+
+def _sliced_names(module: nn.Module, dim: Dim) -> tuple[str, ...]:
+    """Return the names of a layer's tensors, where it has them, that have the dimension."""
+    if isinstance(module, (_BatchNorm, nn.PReLU)):
+        return ("weight", "bias", "running_mean", "running_var")
+    return ("weight", "bias") if dim == "out" else ("weight",)
 
 
 def _slice_tensor(module: nn.Module, name: str, dim: int, keep: Tensor) -> None:

@@ -117,6 +117,8 @@ class SearchConfig(_Section):
     # Beyond the common keys:
     search_images: int | None = Field(None, ge=1)  # only the first so many; null: all
     calibration_images: int = Field(1000, ge=1)
+    batch_norm_images: int | None = Field(None, ge=1)  # of those, for statistics; null: all
+    fold_batch_norm: bool = True  # before scoring; equal but for rounding
     finetune_steps: int = Field(120, ge=0)  # the short fine-tuning after the search
     workers: int | None = Field(None, ge=0)  # null: one a core; 0: in process
     tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else a database beside the runs

@@ -28,7 +28,7 @@ def deployed(network: nn.Module, example_inputs: tuple[Tensor, ...] | None = Non
     try:
         result = _folded(copy.deepcopy(plain))
         if example_inputs is not None:
-            _check_same(plain, result, example_inputs)
+            check_same(plain, result, example_inputs)
     except Exception as error:  # torch.fx raises what the traced code raises: any type at all
         result, reason = plain, f"{type(error).__name__}: {error}".splitlines()[0]
     result.unfolded_reason = reason
@@ -46,7 +46,7 @@ def _folded(network: nn.Module) -> fx.GraphModule:
     modules = dict(graph_module.named_modules())
     calls = [node.target for node in graph_module.graph.nodes if node.op == "call_module"]
     for node in list(graph_module.graph.nodes):
-        before = _producer_to_fold(node, modules, calls)
+        before = producer_to_fold(node, modules, calls)
         if before is None:
             continue
         layer, norm = modules[str(before.target)], modules[str(node.target)]
@@ -60,7 +60,7 @@ def _folded(network: nn.Module) -> fx.GraphModule:
     return graph_module
 
 
-def _producer_to_fold(
+def producer_to_fold(
     node: fx.Node, modules: dict[str, nn.Module], calls: list[Any]
 ) -> fx.Node | None:
     """Return the node of the layer into which BatchNorm ``node`` folds, ``None`` for any other."""
@@ -80,7 +80,8 @@ def _producer_to_fold(
 
 
 @torch.inference_mode()
-def _check_same(plain: nn.Module, folded: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check_same(plain: nn.Module, folded: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raise ``ValueError`` where the outputs differ by more than 1e-3 of the largest."""
     expected, got = plain(*inputs), folded(*inputs)
     if isinstance(expected, Tensor):
         scale = max(1.0, float(expected.abs().max()))

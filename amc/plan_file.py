@@ -106,6 +106,10 @@ class EvaluationPart(_Part):
     data: Literal["pack", "full"]
     search_images: int | None = Field(ge=1)
     calibration_images: int = Field(ge=1)
+    batch_norm_images: int | None = Field(
+        None, ge=1, description="calibration images that statistics come from; null: all"
+    )
+    fold_batch_norm: bool = Field(False, description="whether scores are of a folded network")
     recovery: RecoveryName
 
 

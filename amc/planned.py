@@ -19,6 +19,7 @@ from amc.compress import compress, kept_of
 from amc.coupling import ChannelGroup, trace_coupling
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_text
+from amc.folding import folded, folds_of
 from amc.latency import LatencyTable
 from amc.latency.device import target_path
 from amc.latency.table import network_key
@@ -108,7 +109,14 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
         raise InputError("the plan names no fine-tuned weights; its search had finetune_steps 0")
     if named is None:
         calibration = task.train[: plan.evaluation.calibration_images]
-        recovery = Recovery(plan.evaluation.recovery, task.network, chosen, {}, calibration)
+        recovery = Recovery(
+            plan.evaluation.recovery,
+            task.network,
+            chosen,
+            {},
+            calibration,
+            plan.evaluation.batch_norm_images,
+        )
         recovery.reconstruct(network, kept)
         recovery.recalibrate(network)
     else:
@@ -190,9 +198,11 @@ def accuracy(
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task)
     search = task.search[: plan.evaluation.search_images or len(task.search)]
+    folds = folds_of(task.network, search[:2].inputs) if plan.evaluation.fold_batch_norm else ()
+    scored = folded(network, folds)
     now = {
-        "search": score(network, search, task.score),
-        "test": None if task.test is None else score(network, task.test, task.score),
+        "search": score(scored, search, task.score),
+        "test": None if task.test is None else score(scored, task.test, task.score),
     }
     facts: dict[str, Any] = {"metric": task.score_name}
     for split, value in now.items():

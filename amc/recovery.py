@@ -41,7 +41,8 @@ class Recovery:
     """The recovery of one dense network's compressed versions; prepared when first needed, once.
 
     ``orders`` has the channels of each group, the most important first; where it lacks one, or a
-    plan keeps others, ``least_squares`` solves anew for every plan.
+    plan keeps others, ``least_squares`` solves anew for every plan. Statistics of BatchNorm
+    come from the first ``batch_norm_images`` of ``calibration`` (``None``: all).
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Recovery:
         groups: Sequence[ChannelGroup],
         orders: Orders,
         calibration: Data,
+        batch_norm_images: int | None = None,
     ) -> None:
         self._name = name
         self._dense = network, groups, orders, calibration
+        self._batch_norm_data = calibration[: batch_norm_images or len(calibration)]
         self._prepared: LeastSquares | Progressive | None = None
 
     @property
@@ -93,7 +96,7 @@ class Recovery:
         arXiv:2007.02491).
         """
         if "batch_norm" in self._name:
-            _recalibrate(smaller, self._dense[-1])
+            _recalibrate(smaller, self._batch_norm_data)
         smaller.eval()
 
 

@@ -158,6 +158,8 @@ def _plan_file(
                 "data": config.data,
                 "search_images": config.search_images,
                 "calibration_images": config.calibration_images,
+                "batch_norm_images": config.batch_norm_images,
+                "fold_batch_norm": config.fold_batch_norm,
                 "recovery": config.recovery,
             },
             "provenance": {

@@ -21,11 +21,9 @@ from amc.evaluators import CachedEvaluator, Pricing, ScoringEvaluator
 from amc.journal import Journal, JournaledEvaluator
 from amc.latency import LatencyTable
 from amc.plan import Plan, digest
-from amc.reconstruction.consumers import Orders
 from amc.reconstruction.curves import ErrorCurves
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reconstruction.moments import MAX_COLUMNS, MAX_ROWS
-from amc.reconstruction.orders import orders_of
 from amc.reconstruction.solve import RIDGE
 from amc.recovery import reconstructs
 from amc.reporting import Reporter
@@ -82,6 +80,8 @@ class Session:
             "space": config.space,
             "recovery": config.recovery,
             "calibration_images": config.calibration_images,
+            "batch_norm_images": config.batch_norm_images,
+            "fold_batch_norm": config.fold_batch_norm,
             "search_images": len(task.search),
             "score": task.score_name,
             "short_term": asdict(SHORT_TERM),
@@ -100,7 +100,9 @@ class Session:
             score=self.task.score,
             recovery=self.config.recovery,
             short_term=SHORT_TERM,
-            orders=self.orders if reconstructs(self.config.recovery) else {},
+            orders=self.space.orders if reconstructs(self.config.recovery) else {},
+            batch_norm_images=self.config.batch_norm_images,
+            fold_batch_norm=self.config.fold_batch_norm,
         )
 
     @property
@@ -109,15 +111,12 @@ class Session:
         return self.task.train[: self.config.calibration_images]
 
     @cached_property
-    def orders(self) -> Orders:
-        """Each site's channels, the most important first."""
-        return orders_of(self.space)
-
-    @cached_property
     def error_curves(self) -> ErrorCurves:
         """What each site loses at each width, from the calibration examples; takes seconds."""
         calibration = self.calibration.channels_last()
-        return LeastSquares(self.task.network, self.space.groups, self.orders, calibration).curves()
+        return LeastSquares(
+            self.task.network, self.space.groups, self.space.orders, calibration
+        ).curves()
 
     def evaluations_of(self, agent: str) -> int:
         """Return how many evaluations the agent gets: its own ``evaluations``, or the run's."""

@@ -30,6 +30,14 @@ class SearchSpace(Protocol):
         """Why each other layer is left alone."""
         ...
 
+    @property
+    def orders(self) -> Mapping[str, tuple[int, ...]]:
+        """Each site's channels by the dense network's weights, the most important first.
+
+        The plans of ``plan(widths)`` keep the first so many.
+        """
+        ...
+
     def plan(
         self,
         widths: Sequence[int],

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from amc.compress import compress, kept_of, narrow
 from amc.coupling import ChannelGroup
 from amc.data import Data
+from amc.folding import folded, folds_of
 from amc.plan import Plan
 from amc.reconstruction.consumers import Orders
 from amc.recovery import Recovery
@@ -84,7 +85,9 @@ class Final:
 class Job:
     """All that the evaluations of one search share. No test data.
 
-    ``orders`` has each group's channels, the most important first, where ``recovery`` uses them.
+    ``orders`` has each group's channels, the most important first, where ``recovery`` uses them;
+    ``batch_norm_images`` is how many of ``calibration`` statistics come from (``None``: all). With
+    ``fold_batch_norm`` networks are scored with BatchNorm folded away (``amc.folding``).
     """
 
     network: nn.Module
@@ -96,6 +99,8 @@ class Job:
     recovery: str
     short_term: Schedule
     orders: Orders = field(default_factory=dict)
+    batch_norm_images: int | None = None
+    fold_batch_norm: bool = True
 
 
 class Worker:
@@ -111,8 +116,15 @@ class Worker:
             search=job.search.channels_last(),
         )
         self.recovery = Recovery(
-            job.recovery, self.job.network, job.groups, job.orders, self.job.calibration
+            job.recovery,
+            self.job.network,
+            job.groups,
+            job.orders,
+            self.job.calibration,
+            job.batch_norm_images,
         )
+        example = self.job.search[:2].inputs
+        self.folds = folds_of(self.job.network, example) if job.fold_batch_norm else ()
 
     def run(self, work: Work) -> Outcome:
         """Return the score of one plan on the search split, and weights if it was fine-tuned.
@@ -137,7 +149,7 @@ class Worker:
         clock.append(time.perf_counter())
         self.recovery.recalibrate(network)
         clock.append(time.perf_counter())
-        value = score(network, self.job.search, self.job.score)
+        value = self._score(network, self.job.search)
         clock.append(time.perf_counter())
         build_s, reconstruct_s, finetune_s, recalibrate_s, score_s = np.diff(clock).tolist()
         return Outcome(
@@ -181,20 +193,24 @@ class Worker:
             self.recovery.reconstruct(network, kept_of(plan))
             self.recovery.recalibrate(network)
             own = state_arrays(network) if self.recovery.reconstructs else None
-        search_score = score(network, self.job.search, self.job.score)
-        test_score = None if test is None else score(network, test, self.job.score)
+        search_score = self._score(network, self.job.search)
+        test_score = None if test is None else self._score(network, test)
         if not steps:
             return Final(search_score, test_score, None, None, None, own, self.recovery.notes)
         fit(network, self.job.train, replace(self.job.short_term, steps=steps), seed=0)
         return Final(
             search_score,
             test_score,
-            finetuned_search_score=score(network, self.job.search, self.job.score),
-            finetuned_test_score=None if test is None else score(network, test, self.job.score),
+            finetuned_search_score=self._score(network, self.job.search),
+            finetuned_test_score=None if test is None else self._score(network, test),
             finetuned_state=state_arrays(network),
             state=own,
             notes=self.recovery.notes,
         )
+
+    def _score(self, network: nn.Module, data: Data) -> float:
+        scored = folded(network, self.folds) if self.folds else network
+        return score(scored, data, self.job.score)
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,11 @@ class ChannelSpace:
             dict(network.state_dict()),
         )
 
+    @cached_property
+    def orders(self) -> Mapping[str, tuple[int, ...]]:
+        """Each site's channels by the dense network's weights, the most important first."""
+        return _ranked_sites(self.importance())
+
     def plan(
         self,
         widths: Sequence[int],
@@ -85,14 +91,15 @@ class ChannelSpace:
         ``within``; by default on the dense network's own. Channels that ``within`` removed stay
         removed. Among equals the lower index stays.
         """
-        scores = self.importance(weights, within)
+        dense = weights is None and within is None
+        orders = self.orders if dense else _ranked_sites(self.importance(weights, within))
         choices = {}
         for site, width in zip(self.sites, widths, strict=True):
             if width not in site.widths:
                 raise InputError(
                     f"width {width} at site {site.name!r} is not legal; choose one of {site.widths}"
                 )
-            kept = select(scores[site.name], width)
+            kept = tuple(sorted(orders[site.name][:width]))
             choices[site.name] = Choice(width / site.channels, kept)
         return Plan(choices)
 
@@ -122,10 +129,10 @@ class ChannelSpace:
         return scores
 
 
-def select(scores: Tensor, width: int) -> tuple[int, ...]:
-    """Return the ``width`` best channels, ascending; among equals the lower index."""
-    ranked = torch.argsort(scores, descending=True, stable=True)
-    return tuple(sorted(ranked[:width].tolist()))
+def _ranked_sites(scores: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the channels of every site, the best first; among equals the lower index."""
+    ranked = {n: torch.argsort(s, descending=True, stable=True) for n, s in scores.items()}
+    return {name: tuple(channels.tolist()) for name, channels in ranked.items()}
 
 
 def producers(group: ChannelGroup) -> list[str]:

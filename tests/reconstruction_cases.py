@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from amc.compress import Kept, compress, kept_of, masks
 from amc.data import Data
 from amc.reconstruction.least_squares import LeastSquares
-from amc.reconstruction.orders import orders_of
 from amc.reconstruction.rows import LAYERS, Layer
 from search_spaces.channel import ChannelSpace
 
@@ -89,7 +88,7 @@ def case(name: str) -> tuple[nn.Module, Data, ChannelSpace]:
 
 def least_squares(network: nn.Module, data: Data, space: ChannelSpace) -> LeastSquares:
     """Return the reconstruction as a search prepares it."""
-    return LeastSquares(network, space.groups, orders_of(space), data)
+    return LeastSquares(network, space.groups, space.orders, data)
 
 
 def kept_at(space: ChannelSpace, share: float) -> Kept:

@@ -16,7 +16,6 @@ from amc.reconstruction import moments, rows
 from amc.reconstruction.consumers import Consumer, consumers_of
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reconstruction.moments import Moments, gather
-from amc.reconstruction.orders import orders_of
 from amc.reconstruction.rows import (
     Layer,
     output_rows,
@@ -122,7 +121,7 @@ def test_weights_are_those_of_lstsq_on_stored_activations(name: str, layer: str)
 @pytest.mark.parametrize("name", ["3x3", "linear", "residual"])
 def test_one_factor_gives_every_width(name: str) -> None:
     network, data, space = case(name)
-    orders = orders_of(space)
+    orders = space.orders
     found = consumers_of(network, space.groups)
     gathered = gather(network, {n: c.layer for n, c in found.items()}, data)
     for layer, consumer in found.items():

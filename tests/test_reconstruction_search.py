@@ -20,7 +20,6 @@ from amc.evaluation import Request
 from amc.evaluators import ScoringEvaluator
 from amc.finish import finals
 from amc.reconstruction.least_squares import LeastSquares
-from amc.reconstruction.orders import orders_of
 from amc.reconstruction.progressive import Progressive
 from amc.recovery import Recovery, reconstructs
 from amc.reporting import SilentReporter
@@ -58,7 +57,7 @@ def test_an_evaluation_is_the_plain_path(sessions: dict[str, Session], name: str
     if "progressive" in name:
         Progressive(job.network, job.groups, calibration).apply(plain, kept_of(plan))
     else:
-        orders = orders_of(session.space)
+        orders = session.space.orders
         LeastSquares(job.network, job.groups, orders, calibration).apply(plain, kept_of(plan))
     end = Recovery("batch_norm" if "+" in name else "none", plain, (), {}, calibration)
     end.recalibrate(plain)
@@ -187,7 +186,7 @@ def test_error_curves_stand_on_the_task(sessions: dict[str, Session]) -> None:
 
 def test_orders_lead_to_the_plans_of_every_width(sessions: dict[str, Session]) -> None:
     space = sessions["none"].space
-    orders = orders_of(space)
+    orders = space.orders
     for site in space.sites:
         assert sorted(orders[site.name]) == list(range(site.channels))
         for width in site.widths:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,12 @@ from amc.errors import InputError
 from amc.files import check_writable, write_json
 from amc.latency.device import describe_clocks, describe_device, kernel_digest, target_path
 from amc.reporting import Reporter, SilentReporter
+from amc.run_folder import RunFolder
+from amc.session import Found, Session, run_search
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
+from amc.tracking import open_tracker
+from amc.workers import InProcess
 
 
 def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -26,6 +32,64 @@ def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dic
 
     session, _ = app.prepare(app.frozen(config), reporter or SilentReporter())
     return bench(session, reporter or SilentReporter())
+
+
+def bench_evaluation(
+    configs: Sequence[SearchConfig],
+    evaluations: int = 200,
+    plans: int = 4,
+    rounds: int = 5,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time an evaluation by part, the published one beside it, and a whole ``ddpg`` search.
+
+    Returns an object a configuration, with ``amc.bench_evaluation.evaluation``'s keys. All runs in
+    this process, on one thread. ``out`` is a folder for ``evaluation.json``.
+    """
+    from amc.bench_evaluation import Settings, evaluation
+
+    for name, value in (("evaluations", evaluations), ("plans", plans), ("rounds", rounds)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, but got {value}")
+    if out is not None:
+        check_writable(out / "evaluation.json", "--out")
+    reporter = reporter or SilentReporter()
+    rows = []
+    for config in configs:
+        own: dict[str, Any] = {
+            "evaluations": evaluations,
+            "horizon": None,
+            "agents": {"ddpg": {}},
+            "seeds": (seed,),
+        }
+        one = app.frozen(config.model_copy(update={**own, "tracking_uri": "off"}))
+        session, _ = app.prepare(one, reporter)
+        search = partial(_ddpg_search, session, reporter)
+        rows.append(evaluation(session, search, Settings(plans, rounds, seed), reporter))
+    if out is not None:
+        write_json(out / "evaluation.json", rows)
+    return rows
+
+
+def evaluation_config(task: str) -> SearchConfig:
+    """Return what ``bench evaluation`` times of a task: half of the MACs, as published."""
+    return app.load_config(task, ["budget.macs=0.5", "recovery=least_squares"])
+
+
+def _ddpg_search(session: Session, reporter: Reporter) -> Found:
+    """Make the session's search in a folder of its own, which is removed."""
+    with tempfile.TemporaryDirectory(prefix="amc-bench-") as parent:
+        path = Path(parent) / "run"
+        folder = RunFolder.create(path, session.config, session.facts, session.table.as_json())
+        tracker = open_tracker(
+            path, experiment="amc", run_name="bench", warn=reporter.message, uri="off"
+        )
+        pool = InProcess(session.job())
+        pool.prepare()
+        method = app.make_agent("ddpg", {})
+        return run_search(session, folder.searches[0], method, pool, reporter, tracker)
 
 
 def bench_kernels(

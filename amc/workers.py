@@ -40,6 +40,10 @@ class InProcess:
     def __init__(self, job: Job) -> None:
         self._worker = Worker(job)
 
+    def prepare(self) -> None:
+        """Do now what is the same for all plans; otherwise the first one pays for it."""
+        self._worker.recovery.prepare()
+
     def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
         """See ``Workers.run``."""
         outcomes = []

@@ -156,7 +156,7 @@ def test_every_command_has_json_and_help() -> None:
     ("arguments", "word"),
     [
         (["search", "q.yaml", "--explain"], "--explain is not built yet"),
-        (["bench", "evaluation"], "'evaluation' is not built yet"),
+        (["bench", "evaluatoin"], "did you mean 'evaluation'"),
         (["bench", "wrkers"], "did you mean 'workers'?"),
     ],
 )

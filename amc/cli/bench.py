@@ -14,8 +14,7 @@ from amc.errors import InputError
 from amc.registry import nearest
 from amc.reporting import Reporter
 
-BUILT = ("kernels", "latency", "workers")
-PLANNED = ("evaluation",)
+BUILT = ("evaluation", "kernels", "latency", "workers")
 
 
 def bench(
@@ -23,7 +22,8 @@ def bench(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK|CONFIG]", help="With which network; resnet20 or, for latency, several."
+            metavar="[TASK|CONFIG]",
+            help="With which network; resnet20 or, for evaluation and latency, several.",
         ),
     ] = None,
     task: Annotated[
@@ -33,15 +33,25 @@ def bench(
         Path | None,
         typer.Option(help="latency: the file of the table; else the user's cache folder."),
     ] = None,
-    plans: Annotated[int, typer.Option(help="latency: how many random plans a network.")] = 20,
-    seed: Annotated[int, typer.Option(help="latency: of the random plans.")] = 0,
+    plans: Annotated[
+        int | None,
+        typer.Option(
+            help="How many random plans a network: latency 20 unless given, evaluation 4."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random plans, and of evaluation's search.")] = 0,
+    evaluations: Annotated[
+        int, typer.Option(help="evaluation: how long the ddpg search is that is timed.")
+    ] = 200,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Images a batch: latency 32 unless given, kernels (zoo's layers) 1."),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(help="kernels: of interleaved timings; 15 unless given, 7 with --quick."),
+        typer.Option(
+            help="Interleaved timings: kernels 15 unless given, 7 with --quick, evaluation 5."
+        ),
     ] = None,
     threads: Annotated[
         str,
@@ -56,15 +66,13 @@ def bench(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="kernels, latency: a folder for the rows as JSON and a chart."),
+        typer.Option(help="A folder for the rows as JSON and, but for evaluation, a chart."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a part of this software on this machine."""
 
     def work(reporter: Reporter) -> Any:
-        if subject in PLANNED:
-            raise InputError(f"bench {subject!r} is not built yet; built: {', '.join(BUILT)}")
         if subject not in BUILT:
             hint = nearest(subject, list(BUILT)) or f"; known: {', '.join(BUILT)}"
             raise InputError(f"bench {subject!r} is unknown{hint}")
@@ -80,11 +88,37 @@ def bench(
         if subject == "latency":
             tasks = (name,) if name else ()
             return app_bench.bench_latency(
-                tasks, table, plans, seed, 32 if batch_size is None else batch_size, reporter, out
+                tasks,
+                table,
+                20 if plans is None else plans,
+                seed,
+                32 if batch_size is None else batch_size,
+                reporter,
+                out,
+            )
+        if subject == "evaluation":
+            from amc.bench_evaluation import NETWORKS
+
+            known = name is not None and name.endswith((".yaml", ".yml"))
+            load = app.load_config if known else app_bench.evaluation_config
+            configs = [load(one) for one in ((name,) if name else NETWORKS)]
+            return app_bench.bench_evaluation(
+                configs,
+                evaluations,
+                4 if plans is None else plans,
+                5 if rounds is None else rounds,
+                seed,
+                reporter,
+                out,
             )
         return app_bench.bench_workers(app.load_config(name or "resnet20"), reporter)
 
-    show = {"latency": _show_latency, "kernels": show_kernels}.get(subject, show_facts)
+    shown = {
+        "latency": _show_latency,
+        "kernels": show_kernels,
+        "evaluation": _show_evaluation,
+    }
+    show = shown.get(subject, show_facts)
     answer(work, show, as_json)
 
 
@@ -117,3 +151,10 @@ def _show_latency(rows: list[dict[str, Any]]) -> None:
     for facts in error_table(rows):
         print()
         show_facts(facts)
+
+
+def _show_evaluation(rows: list[dict[str, Any]]) -> None:
+    """Print each network's facts as a block."""
+    for row in rows:
+        show_facts(row)
+        print()

@@ -1,0 +1,204 @@
+"""``amc bench evaluation``: what an evaluation costs by part, beside a bare forward pass.
+
+Every plan is evaluated with shortcuts and without them, run forward alone, and evaluated as
+published (``amc.bench_reference``), in turns within one session. A whole ``ddpg`` search follows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from amc.bench_reference import Reference
+from amc.compress import compress, kept_of
+from amc.data import Data
+from amc.evaluation import Request
+from amc.evaluators import ScoringEvaluator
+from amc.folding import folded, folds_of
+from amc.plan import Plan
+from amc.reporting import Reporter
+from amc.session import Found, Session
+from amc.worker import BATCH
+from amc.workers import InProcess
+
+PARTS = ("select_s", "build_s", "reconstruct_s", "recalibrate_s", "score_s", "overhead_s")
+NETWORKS = ("resnet20", "mobilenet")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is timed: ``plans`` random ones, each ``rounds`` times; ``seed`` draws them."""
+
+    plans: int = 4
+    rounds: int = 5
+    seed: int = 0
+
+
+def evaluation(
+    session: Session, search: Callable[[], Found], settings: Settings, reporter: Reporter
+) -> dict[str, Any]:
+    """Return the times of one network, in seconds, medians over plans and rounds.
+
+    ``session`` has the shortcuts on, and ``search`` makes the search with it. Ratios are medians of
+    those within each turn. ``search_evaluation_s`` is the mean over the evaluations of the search
+    that were made, cached requests apart; ``agent_s`` is the rest of the search: the agent, its
+    environment, costs and the journal.
+    """
+    plans = random_plans(session, settings.plans, settings.seed)
+    with reporter.task(f"timing {session.task.name}", len(plans) * settings.rounds) as bar:
+        fast, preparation_s = _prepared(session)
+        plain, plain_preparation_s = _prepared(_without_shortcuts(session))
+        begin = time.perf_counter()
+        reference = Reference(session.task.network, session.space.groups, session.calibration)
+        reference_preparation_s = time.perf_counter() - begin
+        turns = []
+        for turn in range(settings.rounds):
+            for plan in plans:
+                turns.append(_turn(session, plan, fast, plain, reference))
+                bar.advance(1, f"round {turn + 1} of {settings.rounds}")
+    return {
+        "network": session.task.name,
+        "recovery": session.config.recovery,
+        "calibration_images": len(session.calibration),
+        "search_images": len(session.task.search),
+        "plans": settings.plans,
+        "rounds": settings.rounds,
+        **_summary(turns, len(session.task.search)),
+        "preparation_s": preparation_s,
+        "preparation_without_shortcuts_s": plain_preparation_s,
+        "reference_preparation_s": reference_preparation_s,
+        **_of_search(search()),
+    }
+
+
+def random_plans(session: Session, count: int, seed: int) -> list[Plan]:
+    """Return plans of random keep ratios, widened or narrowed together to just meet the budget."""
+    generator = np.random.default_rng(seed)
+    space, model, budget = session.space, session.cost_model, session.budget
+    plans = []
+    for _ in range(count):
+        shape = generator.uniform(0.4, 1.0, len(space.sites))
+        scaled = np.minimum(1.0, np.linspace(0.05, 2.5, 200)[:, None] * shape)
+        widths = np.array(
+            [
+                [s.nearest(r * s.channels) for s, r in zip(space.sites, row, strict=True)]
+                for row in scaled
+            ]
+        )
+        fits = model.costs(widths)[budget.field] <= budget.limit
+        last = int(np.flatnonzero(fits)[-1]) if fits.any() else 0
+        plans.append(space.plan(widths[last].tolist()))
+    return plans
+
+
+def _without_shortcuts(session: Session) -> Session:
+    return replace(session, config=session.config.model_copy(update={"fold_batch_norm": False}))
+
+
+def _prepared(session: Session) -> tuple[InProcess, float]:
+    """Return a worker in this process that is ready, and the seconds that this took."""
+    begin = time.perf_counter()
+    pool = InProcess(session.job())
+    pool.prepare()
+    return pool, time.perf_counter() - begin
+
+
+def _turn(
+    session: Session, plan: Plan, fast: InProcess, plain: InProcess, reference: Reference
+) -> dict[str, float]:
+    """Return the times and scores of one plan, each way of evaluating it once."""
+    folds = folds_of(session.task.network, session.task.search[:2].inputs)
+    bare = compress(session.task.network, session.space.groups, kept_of(plan)).eval()
+    bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    search = session.task.search.channels_last()
+    own = _evaluated(_without_shortcuts(session), plain, plan)
+    forward_s = _forward_s(bare, search)
+    quick = _evaluated(session, fast, plan)
+    folded_forward_s = _forward_s(folded(bare, folds), search)
+    published = reference.evaluate(kept_of(plan), search, session.task.score)
+    return {
+        **own,
+        "forward_s": forward_s,
+        "shortcut_evaluation_s": quick["evaluation_s"],
+        "folded_forward_s": folded_forward_s,
+        "reference_s": published.evaluation_s,
+        "reference_reconstruct_s": published.reconstruct_s,
+        "reference_forward_s": published.score_s,
+        "over_forward": own["evaluation_s"] / forward_s,
+        "shortcuts_over_folded_forward": quick["evaluation_s"] / folded_forward_s,
+        "reference_over_evaluation": published.evaluation_s / own["evaluation_s"],
+        "score_difference": own["score"] - published.score,
+        "shortcut_score_difference": quick["score"] - own["score"],
+    }
+
+
+def _evaluated(session: Session, pool: InProcess, plan: Plan) -> dict[str, float]:
+    """Return score and seconds, by part, of one evaluation as a search makes it."""
+    scoring = ScoringEvaluator(pool, session.pricing())
+    widths = [len(choice.kept) for choice in plan.choices.values()]
+    begin = time.perf_counter()
+    selected = session.space.plan(widths)
+    select_s = time.perf_counter() - begin
+    begin = time.perf_counter()
+    (answer,) = scoring.evaluate([Request(selected)])
+    evaluation_s = select_s + time.perf_counter() - begin
+    seen = answer.observed
+    parts = {
+        "select_s": select_s,
+        "build_s": seen["build_s"],
+        "reconstruct_s": seen["reconstruct_s"],
+        "recalibrate_s": seen["recover_s"] - seen["reconstruct_s"],
+        "score_s": seen["score_s"],
+    }
+    overhead_s = evaluation_s - sum(parts.values())
+    return {
+        "score": answer.score,
+        "evaluation_s": evaluation_s,
+        **parts,
+        "overhead_s": overhead_s,
+    }
+
+
+@torch.inference_mode()
+def _forward_s(network: nn.Module, data: Data) -> float:
+    begin = time.perf_counter()
+    for batch in data.batches(BATCH):
+        network(*batch.inputs)
+    return time.perf_counter() - begin
+
+
+def _summary(turns: Sequence[Mapping[str, float]], images: int) -> dict[str, Any]:
+    """Return medians over the turns, and the largest differences of scores."""
+    medians = {key: float(np.median([turn[key] for turn in turns])) for key in turns[0]}
+    differences = {key: medians.pop(key) for key in list(medians) if key.endswith("difference")}
+    parts = {part: medians.pop(part) for part in PARTS}
+    del medians["score"]
+    return {
+        **medians,
+        "images_per_s": images / medians["evaluation_s"],
+        "forward_images_per_s": images / medians["forward_s"],
+        **{f"largest_{key}": max(abs(turn[key]) for turn in turns) for key in differences},
+        "parts": parts,
+    }
+
+
+def _of_search(found: Found) -> dict[str, Any]:
+    """Return what a whole search took: a request made, and beside them all, the agent."""
+    made = [e.observed["evaluation_s"] for e in found.history if not e.cached]
+    requests = len(found.history)
+    agent_s = found.search_s - sum(made)
+    return {
+        "search_agent": found.search.agent,
+        "search_requests": requests,
+        "search_cached": requests - len(made),
+        "search_s": found.search_s,
+        "search_evaluation_s": sum(made) / len(made),
+        "agent_s": agent_s,
+        "agent_share": agent_s / found.search_s,
+    }

@@ -1,0 +1,158 @@
+"""``amc bench evaluation``: its parts add up, and the published path comes to the same scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amc import app, app_bench
+from amc.bench_evaluation import random_plans
+from amc.bench_reference import Reference
+from amc.compress import compress
+from amc.config import parse_config
+from amc.data import Data
+from amc.errors import InputError
+from amc.folding import folded, folds_of
+from amc.reconstruction.least_squares import LeastSquares
+from amc.reporting import SilentReporter
+from amc.task import load_task
+from search_spaces.channel import ChannelSpace
+from tests.conftest import SMALL
+from tests.reconstruction_cases import kept_at
+
+TINY = {**SMALL, "recovery": "least_squares", "search_images": 100, "calibration_images": 100}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
+    out = tmp_path_factory.mktemp("bench")
+    made = app_bench.bench_evaluation([parse_config(TINY)], 8, plans=2, rounds=2, out=out)
+    return made, out
+
+
+def test_an_evaluation_is_the_sum_of_its_parts(rows: tuple[list[dict[str, Any]], Path]) -> None:
+    (row,), out = rows
+    assert json.loads((out / "evaluation.json").read_text()) == [row]
+    wanted = {
+        "network",
+        "evaluation_s",
+        "forward_s",
+        "search_evaluation_s",
+        "reference_s",
+        "preparation_s",
+        "agent_s",
+        "parts",
+    }
+    assert wanted <= set(row)
+    parts = {"select", "build", "reconstruct", "recalibrate", "score", "overhead"}
+    assert set(row["parts"]) == {f"{part}_s" for part in parts}
+    assert all(value >= 0 for value in row["parts"].values())
+    assert row["search_requests"] == 8
+    assert 0 <= row["search_cached"] < 8
+    made = row["search_requests"] - row["search_cached"]
+    total = row["agent_s"] + made * row["search_evaluation_s"]
+    assert total == pytest.approx(row["search_s"])
+
+
+def test_shortcuts_leave_the_scores_as_they_are(rows: tuple[list[dict[str, Any]], Path]) -> None:
+    (row,), _ = rows
+    assert row["largest_shortcut_score_difference"] <= 0.01  # one of 100 images
+    assert row["largest_score_difference"] <= 0.1
+
+
+def test_random_plans_just_meet_the_budget() -> None:
+    session, _ = app.prepare(parse_config(TINY), SilentReporter())
+    plans = random_plans(session, 4, seed=1)
+    assert len({plan.digest for plan in plans}) > 1
+    for plan in plans:
+        widths = [len(choice.kept) for choice in plan.choices.values()]
+        used = session.unevaluated_task("uniform").cost(widths).macs / session.budget.limit
+        assert 0.7 < used <= 1
+
+
+@pytest.mark.parametrize("option", ["evaluations", "plans", "rounds"])
+def test_numbers_below_one_are_refused(option: str) -> None:
+    with pytest.raises(InputError, match=f"{option} must be at least 1, but got 0"):
+        app_bench.bench_evaluation([parse_config(TINY)], **{option: 0})  # type: ignore[arg-type]
+
+
+class Chain(nn.Module):
+    """3x3, strided, 1x1 and linear layers; those that read pruned channels have no bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 6, 3, stride=2, padding=1, bias=False)
+        self.third, self.head = nn.Conv2d(6, 6, 1, bias=False), nn.Linear(6, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        x = torch.relu(self.third(torch.relu(self.second(x))))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_on_all_rows_the_published_path_is_least_squares() -> None:
+    torch.manual_seed(0)
+    network, data = Chain().eval(), Data(torch.randn(40, 2, 6, 6))
+    space = ChannelSpace.of(network, (data.inputs[0][:2],), round_to=1)
+    kept = kept_at(space, 0.6)
+    ours = compress(network, space.groups, kept)
+    LeastSquares(network, space.groups, space.orders, data).apply(ours, kept)
+    with torch.no_grad():
+        expected, dense = ours(*data.inputs), network(*data.inputs)
+    seen: list[Tensor] = []
+
+    def collect(outputs: Tensor, _: Tensor) -> float:
+        seen.append(outputs)
+        return 0.0
+
+    reference = Reference(network, space.groups, data)
+    reference.evaluate(kept, data.with_labels(torch.zeros(len(data))), collect)
+    torch.testing.assert_close(torch.cat(seen), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(dense, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet"])
+def test_folding_leaves_outputs_alone(name: str) -> None:
+    task = load_task(name)
+    images = task.search[:50].channels_last()
+    before = {key: value.clone() for key, value in task.network.state_dict().items()}
+    folds = folds_of(task.network, images.inputs)
+    small = folded(task.network, folds)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in small.modules())
+    with torch.no_grad():
+        expected = task.network(*images.inputs)
+        torch.testing.assert_close(small(*images.inputs), expected, rtol=1e-3, atol=1e-3)
+    after = task.network.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+class Reused(nn.Module):
+    """A BatchNorm that two layers share cannot fold into either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)
+        self.norm, self.out = nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self.norm(self.left(x)) + self.norm(self.right(x))
+        return self.out(both.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Branching(Reused):
+    """Its way depends on its inputs, so it cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize("kind", [Reused, Branching])
+def test_what_cannot_fold_stays(kind: type[nn.Module]) -> None:
+    network = kind().eval()
+    assert list(folds_of(network, (torch.randn(2, 2, 3, 3),))) == []

@@ -19,7 +19,7 @@ SANITIZED := tests/kernels
 SANITIZERS = $(shell for name in libasan.so libubsan.so libstdc++.so; do $(or $(CXX),g++) -print-file-name=$$name; done)
 ARM := aarch64-linux-gnu
 
-.PHONY: quickstart setup kernels check test sanitize emulate clean
+.PHONY: quickstart setup kernels check test slow sanitize emulate clean
 .DEFAULT_GOAL := quickstart
 
 # A run that is there already is gone on with; remove the folder to start afresh.
@@ -51,7 +51,10 @@ check: $(STAMP)
 	$(BIN)/python -m pytest tests/test_import_flow.py
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 # The C++ corpus, then the kernels' tests, with addresses and undefined behaviour checked.
 sanitize: $(STAMP)

@@ -45,6 +45,7 @@ class Settings:
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     patterns: tuple[str, ...] = PATTERNS
     seconds_each: float = SECONDS_EACH
+    patience_s: float = PATIENCE_S
 
 
 def latency(settings: Settings, table: Path, reporter: Reporter) -> list[dict[str, Any]]:
@@ -124,9 +125,8 @@ def _sitting(
 ) -> dict[str, Measured]:
     dense = network_key(task.network_digest, settings.latency.batch_size)
     yardstick = deployed(task.network, task.inputs)
-    return measure_deployed(
-        networks, inputs, table, (dense, yardstick), settings.seconds_each, PATIENCE_S
-    )
+    patience_s, each = settings.patience_s, settings.seconds_each
+    return measure_deployed(networks, inputs, table, (dense, yardstick), each, patience_s)
 
 
 def error_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from amc.latency import LatencyTable
 from amc.latency import measure as measuring
 from amc.latency.trace import trace_ops
 from amc.mixed_plan import random_plans
-from amc.pricing import calibration_networks, patterns_of
+from amc.pricing import calibration_networks, complete_table, patterns_of
 from amc.reporting import SilentReporter
 
 
@@ -87,11 +87,12 @@ def test_whole_networks_are_predicted_and_measured_in_a_process_of_their_own(
     torch.set_num_threads(1)
     config = LatencyConfig(batch_size=2)
     patterns = ("dense", "2:4", "csr")
-    settings = Settings(app_bench.task_and_space, ("digits",), 2, 0, config, patterns, 0.02)
+    settings = Settings(app_bench.task_and_space, ("digits",), 2, 0, config, patterns, 0.02, 0.0)
     path = tmp_path / "t.json"
+    task, space = app_bench.task_and_space("digits")
+    complete_table(task, space, config, path, patterns[1:], SilentReporter())  # quickly, as patched
     found = bench_latency.latency(settings, path, SilentReporter())
     assert [row["network"] for row in found] == ["digits"] * 2
-    task, space = app_bench.task_and_space("digits")
     plans = random_plans(task, space, 2, 0, patterns)
     assert [row["plan_digest"] for row in found] == [plan.digest for plan in plans]
     for row in found:

@@ -11,11 +11,10 @@ import multiprocessing
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from amc.errors import InputError
-from amc.reporting import Handle, Reporter
+from amc.reporting import Handle, QuietHandle, Reporter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,23 +61,12 @@ def apart(
         process.join()
 
 
-class _Bar:
+class _Bar(QuietHandle):
     def __init__(self, there: Connection, number: int) -> None:
         self._there, self._number = there, number
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self._there.send(("advance", self._number, n, note))
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return
 
 
 class _Told:

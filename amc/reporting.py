@@ -45,9 +45,11 @@ class Reporter(Protocol):
         ...
 
 
-class _Quiet:
+class QuietHandle:
+    """A bar that shows nothing."""
+
     def advance(self, n: int = 1, note: str = "") -> None:
-        return
+        """Drop the step."""
 
     def __enter__(self) -> Handle:
         return self
@@ -66,7 +68,7 @@ class SilentReporter:
 
     def task(self, description: str, total: int | None) -> Handle:
         """Return a handle that does nothing."""
-        return _Quiet()
+        return QuietHandle()
 
     def message(self, text: str) -> None:
         """Drop ``text``."""
@@ -154,7 +156,7 @@ class _Bar:
         self._end()
 
 
-class _Lines(_Quiet):
+class _Lines(QuietHandle):
     """A bar as a few printed lines, for logs: one each fifth of the total."""
 
     def __init__(self, console: Console, description: str, total: int | None) -> None:

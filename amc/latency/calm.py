@@ -27,9 +27,9 @@ class Calm:
     """Knows how fast the reference usually is at its best, and waits until it is so again.
 
     ``read`` times the reference, warm. ``patience_s``, and as much again as calm work takes times
-    ``PATIENCE``, is spent on waiting and on timing again; beyond that, timings count as they are.
-    ``goal_s`` is how fast the reference was for a table: the first look takes longer until it is as
-    fast.
+    ``PATIENCE``, is spent on waiting and on timing again; after that, timings say that they were
+    not calm. ``goal_s`` is how fast the reference was for a table: the first look takes longer
+    until it is as fast.
     """
 
     def __init__(

@@ -52,10 +52,14 @@ CALIBRATION_REPEATS = 16
 PROTOCOL = {
     "timing": f"calls take turns in the network's order, {PASSES} times {REPEATS} a point, after "
     f"one that warms up; noisy points {MORE_REPEATS} more in each of {ROUNDS} rounds",
-    "inputs": "written anew just before each call, as the operation before does in a network",
+    "inputs": "written anew just before each call, as the operation before does in a network, in "
+    "memory that the operations of a turn share",
+    "calls": "what whole networks, the dense one and compressed ones of random plans, take beyond "
+    "the sum of their operations, divided among their calls",
     "weights": "as warm or cold as the other operations of a turn leave them",
     "clock": "times are in units of a fixed convolution timed in the same turn",
-    "interrupted": "timings during which the thread was off the processor do not count",
+    "interrupted": "timings during which the thread was off the processor, or around which the "
+    "fixed convolution was slow, count only where there are too few others",
     "noisy": f"half of a median's 95% interval above {UNCERTAIN:.0%} of itself and "
     f"{NEGLIGIBLE:.1%} of the dense network's time",
     "warm_s": "median of the largest point called at once again",
@@ -76,9 +80,9 @@ def measure_table(
 ) -> LatencyTable:
     """Return ``table`` (or a new one) with every request measured that it lacks.
 
-    ``calibration`` makes networks of these kernels, which are timed too: with the ``dense`` ones
-    they tell what calling costs inside a network. ``patience_s`` is the session's.
-
+    ``dense`` networks are timed whole and kept in the table, the second clock. ``calibration``
+    makes compressed networks of these kernels, which are timed too: with the dense ones they tell
+    what calling costs inside a network. ``patience_s`` is the session's.
     ``progress(done, total, what)`` is called as it goes. New times are brought to the clock of the
     table's first session by the reference operation. What is timed is kept in the file
     ``checkpoint``, from which the same call goes on; the caller removes it once the table is

@@ -11,7 +11,9 @@ import multiprocessing
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
+
+import cloudpickle
 
 from amc.errors import InputError
 from amc.reporting import Handle, QuietHandle, Reporter
@@ -28,12 +30,15 @@ def apart(
 ) -> T:
     """Return ``work(reporter, *args, **kwargs)``, run in a fresh process.
 
-    All of it must be picklable, ``reporter`` apart: what is told to the process's own one arrives
-    here. Raises what ``work`` raises: ``InputError`` as it is, anything else as ``RuntimeError``.
+    What is told to the process's own ``reporter`` arrives here; all else goes there by
+    ``cloudpickle``. A script that calls this guards its own start (``if __name__ == "__main__"``),
+    as every use of processes that start from nothing asks for. Raises what ``work`` raises:
+    ``InputError`` as it is, anything else as ``RuntimeError``.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, args, kwargs, there), daemon=True)
+    sent = cloudpickle.dumps((work, args, kwargs))
+    process = context.Process(target=_work, args=(sent, there))
     process.start()
     there.close()
     bars: dict[int, Handle] = {}
@@ -88,8 +93,11 @@ class _Told:
         self._there.send(("hint", text))
 
 
-def _work(work: Any, args: Any, kwargs: Any, there: Connection) -> None:
+def _work(sent: bytes, there: Connection) -> None:
+    name = "work"
     try:
+        work, args, kwargs = cloudpickle.loads(sent)
+        name = work.__name__
         there.send(("result", work(_Told(there), *args, **kwargs)))
     except KeyboardInterrupt:  # the terminal tells every process; the first one answers
         return
@@ -97,4 +105,4 @@ def _work(work: Any, args: Any, kwargs: Any, there: Connection) -> None:
         there.send(("error", error))
     except Exception as error:
         traceback.print_exception(error)
-        there.send(("error", RuntimeError(f"{work.__name__} failed: {error!r}")))
+        there.send(("error", RuntimeError(f"{name} failed: {error!r}")))

@@ -19,7 +19,7 @@ from amc.latency import LatencyTable
 from amc.latency.table import network_key
 from amc.latency.trace import network_latency, trace_ops
 from amc.mixed_plan import random_plans
-from amc.pricing import PATIENCE_S, batch_of, complete_table
+from amc.pricing import PATIENCE_S, complete_table
 from amc.reporting import Reporter
 from amc.space import SearchSpace
 from amc.task import LoadedTask
@@ -27,8 +27,9 @@ from amc.timing import Measured, measure_deployed
 
 NETWORKS = ("resnet20", "mobilenet", "amc.zoo.branched:branched")
 PATTERNS = ("dense", "2:4", "1:4", "csr", "4x1")
-SECONDS_EACH = 2.0  # the longest for one network in one sitting
-SITTINGS = 2
+SECONDS_EACH = 1.0  # the longest for one network in one process
+PROCESSES = 3  # of one measurement
+MEASUREMENTS = 2
 
 Make = Callable[[str], tuple[LoadedTask, SearchSpace]]
 Floats = NDArray[np.float64]
@@ -45,6 +46,7 @@ class Settings:
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     patterns: tuple[str, ...] = PATTERNS
     seconds_each: float = SECONDS_EACH
+    processes: int = PROCESSES
     patience_s: float = PATIENCE_S
 
 
@@ -52,11 +54,14 @@ def latency(settings: Settings, table: Path, reporter: Reporter) -> list[dict[st
     """Return one row a plan: what the table in ``table`` predicts, and what it measures, twice.
 
     The table is given what it lacks first. Measuring a table and measuring plans each happen in a
-    fresh process, as a deployed network would run.
+    fresh process, as a deployed network would run. A measurement is the geometric mean of those in
+    ``settings.processes`` fresh processes: from one to the next every network's time moves by 2% or
+    more, together.
     """
     for name in settings.tasks:
         apart(_complete, reporter, settings, name, table)
-    return [row for name in settings.tasks for row in apart(_rows, reporter, settings, name, table)]
+    its = LatencyTable.load(table)
+    return [row for name in settings.tasks for row in rows_of(settings, name, its, reporter)]
 
 
 def _complete(reporter: Reporter, settings: Settings, name: str, table: Path) -> None:
@@ -66,67 +71,82 @@ def _complete(reporter: Reporter, settings: Settings, name: str, table: Path) ->
     complete_table(task, space, settings.latency, table, sparse, reporter)
 
 
-def _rows(reporter: Reporter, settings: Settings, name: str, table: Path) -> list[dict[str, Any]]:
-    torch.set_num_threads(1)
-    steps = settings.plans * (1 + SITTINGS)
-    with reporter.task(f"predicting and measuring {name}", steps) as bar:
-        return rows_of(settings, name, LatencyTable.load(table), bar.advance)
-
-
 def rows_of(
-    settings: Settings, name: str, table: LatencyTable, done: Callable[[int], None]
+    settings: Settings, name: str, table: LatencyTable, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """Return the rows of one network; ``done(n)`` is told of every n steps of plans * 3."""
-    task, space = settings.make(name)
-    inputs = batch_of(task, settings.latency.batch_size)
-    plans = random_plans(task, space, settings.plans, settings.seed, settings.patterns)
-    networks: dict[str, nn.Module] = {}
-    rows = []
-    for number, plan in enumerate(plans):
-        network = networks[str(number)] = plan.network(task, space)
-        rows.append(
-            {
-                "network": name,
-                "plan_digest": plan.digest,
-                "predicted_latency_s": network_latency(network, inputs, table),
-                "macs": sum(op.macs for op in trace_ops(network, inputs)) // len(inputs[0]),
-                "sparse_layers": len(plan.layers),
-            }
-        )
-        done(1)
-    sittings = []
-    for _ in range(SITTINGS):
-        sittings.append(_sitting(settings, networks, task, inputs, table))
-        done(len(plans))
+    """Return the rows of one network, each measurement's processes one after the other."""
+    rows = predicted(reporter, settings, name, table)
+    sittings = [
+        [apart(measured, reporter, settings, name, table) for _ in range(settings.processes)]
+        for _ in range(MEASUREMENTS)
+    ]
     for number, row in enumerate(rows):
-        first, again = (sitting[str(number)] for sitting in sittings)
+        first, again = ([process[number] for process in its] for its in sittings)
         row |= {
-            "measured_latency_s": first.measured_latency_s,
-            "measured_again_s": again.measured_latency_s,
-            "measured_raw_s": first.measured_raw_s,
-            "clock_factor": first.clock_factor,
-            "clock_factor_again": again.clock_factor,
-            "clock": first.clock,
-            "noisy": first.noisy or again.noisy,
+            "measured_latency_s": _mean([its.measured_latency_s for its in first]),
+            "measured_again_s": _mean([its.measured_latency_s for its in again]),
+            "measured_raw_s": _mean([its.measured_raw_s for its in first]),
+            "clock_factor": _mean([its.clock_factor for its in first]),
+            "clock_factor_again": _mean([its.clock_factor for its in again]),
+            "processes_s": [its.measured_latency_s for its in [*first, *again]],
+            "clock": "cpu" if any(its.clock == "cpu" for its in [*first, *again]) else "wall",
+            "noisy": any(its.noisy for its in [*first, *again]),
+        }
+    return rows
+
+
+def predicted(
+    reporter: Reporter, settings: Settings, name: str, table: LatencyTable
+) -> list[dict[str, Any]]:
+    """Return of every plan of a network what is known of it before it is measured."""
+    _, networks, inputs = _networks(settings, name, reporter)
+    return [
+        {
+            "network": name,
+            "plan_digest": digest,
+            "predicted_latency_s": network_latency(network, inputs, table),
+            "macs": sum(op.macs for op in trace_ops(network, inputs)) // len(inputs[0]),
+            "sparse_layers": layers,
             "batch_size": settings.latency.batch_size,
             "threads": table.threads,
             "backend": table.backend,
             "noisy_table": table.is_noisy,
         }
-    return rows
+        for digest, layers, network in networks
+    ]
 
 
-def _sitting(
-    settings: Settings,
-    networks: Mapping[str, nn.Module],
-    task: LoadedTask,
-    inputs: tuple[Tensor, ...],
-    table: LatencyTable,
-) -> dict[str, Measured]:
+def measured(
+    reporter: Reporter, settings: Settings, name: str, table: LatencyTable
+) -> list[Measured]:
+    """Return how long each plan's network takes, in this process."""
+    task, networks, inputs = _networks(settings, name, reporter)
+    subjects = {str(i): network for i, (_, _, network) in enumerate(networks)}
     dense = network_key(task.network_digest, settings.latency.batch_size)
     yardstick = deployed(task.network, task.inputs)
     patience_s, each = settings.patience_s, settings.seconds_each
-    return measure_deployed(networks, inputs, table, (dense, yardstick), each, patience_s)
+    with reporter.task(f"measuring {len(subjects)} networks of {name}", None):
+        its = measure_deployed(subjects, inputs, table, (dense, yardstick), each, patience_s)
+    return [its[subject] for subject in subjects]
+
+
+def _networks(
+    settings: Settings, name: str, reporter: Reporter
+) -> tuple[LoadedTask, list[tuple[str, int, nn.Module]], tuple[Tensor, ...]]:
+    """Return the task, each plan's digest, sparse layers and network, and a batch of inputs."""
+    torch.set_num_threads(1)
+    task, space = settings.make(name)
+    plans = random_plans(task, space, settings.plans, settings.seed, settings.patterns)
+    networks = []
+    with reporter.task(f"building plans of {name}", len(plans)) as bar:
+        for plan in plans:
+            networks.append((plan.digest, len(plan.layers), plan.network(task, space)))
+            bar.advance()
+    return task, networks, task.batch(settings.latency.batch_size)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def error_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from amc.compress import compress, kept_of
 from amc.data import Data
 from amc.latency.table import network_key
-from amc.pricing import batch_of, is_here
+from amc.pricing import is_here
 from amc.reporting import Reporter
 from amc.results import Dense, Result, draw_progress, write_result
 from amc.session import Found, Session
@@ -61,7 +61,7 @@ def _measure(session: Session, found: Sequence[Found]) -> dict[str, Measured]:
         networks[one.search.name] = compress(task.network, space.groups, kept)
     size = session.config.latency.batch_size
     yardstick = (network_key(task.network_digest, size), task.network)
-    return measure_networks(networks, batch_of(task, size), session.table, yardstick)
+    return measure_networks(networks, task.batch(size), session.table, yardstick)
 
 
 def finals(

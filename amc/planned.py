@@ -24,7 +24,7 @@ from amc.latency import LatencyTable
 from amc.latency.device import target_path
 from amc.latency.table import network_key
 from amc.plan_file import FilePart, PlanFile, read_plan
-from amc.pricing import batch_of, is_here
+from amc.pricing import is_here
 from amc.recovery import Recovery
 from amc.task import LoadedTask, load_task
 from amc.timing import measure_networks
@@ -236,7 +236,7 @@ def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict
     facts["note"] = note
     if table is None:
         return facts
-    inputs = batch_of(task, costs.batch_size)
+    inputs = task.batch(costs.batch_size)
     dense = network_key(task.network_digest, costs.batch_size), task.network
     measured = measure_networks({"dense": dense[1], "plan": network}, inputs, table, dense)
     now = measured["plan"].measured_latency_s

@@ -6,27 +6,25 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import nn
 
+from amc.calibration import WholeNetworks
 from amc.compress import compress
 from amc.config import LatencyConfig
-from amc.deploy import deployed
 from amc.errors import InputError
 from amc.kernels.patterns import PATTERNS
 from amc.latency import LatencyTable
 from amc.latency.checkpoint import checkpoint_path
 from amc.latency.device import describe_device, kernel_digest, target_path
-from amc.latency.measure import WholeNetwork, measure_table
+from amc.latency.measure import Networks, measure_table
 from amc.latency.sampling import KernelRequest
 from amc.latency.table import network_key
-from amc.mixed_plan import random_plans
 from amc.network_cost import NetworkCostModel
 from amc.network_structure import NetworkStructure, network_structure, sparse_requests
 from amc.registry import nearest
@@ -35,14 +33,6 @@ from amc.space import SearchSpace
 from amc.task import LoadedTask
 
 PATIENCE_S = 30.0  # for a calm core, at first, where measuring is what was asked for
-CALIBRATION_PLANS = {False: 6, True: 16}  # without and with sparse layers
-CALIBRATION_SEED = (20181, 3494)  # two numbers, so that no one-number seed draws the same plans
-
-
-def batch_of(task: LoadedTask, size: int) -> tuple[Tensor, ...]:
-    """Return one batch of ``size`` search inputs, repeated where there are too few."""
-    index = torch.arange(size) % len(task.search)
-    return task.search[index].channels_last().inputs
 
 
 def structure_of(task: LoadedTask, space: SearchSpace, batch_size: int) -> NetworkStructure:
@@ -53,7 +43,7 @@ def structure_of(task: LoadedTask, space: SearchSpace, batch_size: int) -> Netwo
         kept = {site: choice.kept for site, choice in choices.items()}
         return compress(task.network, space.groups, kept)
 
-    return network_structure(build, space.sites, batch_of(task, batch_size))
+    return network_structure(build, space.sites, task.batch(batch_size))
 
 
 def cost_model(
@@ -128,24 +118,26 @@ def _complete(
     ``anew`` what is there does not count; unless ``allow_noisy``, kernels with noisy points are
     measured again. Killed, the same call goes on from a checkpoint beside ``path``.
     """
-    inputs = batch_of(task, latency.batch_size)
-    key = network_key(task.network_digest, latency.batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if anew else FileLock(f"{path}.lock"):
         table = LatencyTable.load(path) if path.is_file() and not anew else None
         if table is not None and table.is_noisy and not allow_noisy:
             calm = {k: times for k, times in table.kernels.items() if not times.noisy}
             table = replace(table, kernels=calm)
+        its = WholeNetworks(task, space, latency.batch_size, latency.threads, tuple(patterns))
         measured = measure_table(
             requests,
             latency.threads,
             table,
-            [WholeNetwork(key, deployed(task.network, task.inputs), inputs)],
-            _progress(reporter),
-            checkpoint_path(path),
-            allow_noisy,
-            partial(calibration_networks, task, space, latency.batch_size, patterns),
-            patience_s,
+            Networks(
+                [its.dense],
+                its.compressed,
+                its.processes(reporter, patience_s) if patience_s is not None else (),
+            ),
+            progress=_progress(reporter),
+            checkpoint=checkpoint_path(path),
+            allow_noisy=allow_noisy,
+            patience_s=patience_s,
         )
         if measured is table:
             return table
@@ -154,22 +146,6 @@ def _complete(
         measured.save(path)
         checkpoint_path(path).unlink(missing_ok=True)
     return measured
-
-
-def calibration_networks(
-    task: LoadedTask, space: SearchSpace, batch_size: int, patterns: Sequence[str]
-) -> list[WholeNetwork]:
-    """Return networks of random plans that a sitting times, to learn what calling costs in them.
-
-    Their keys name the plans by their digests.
-    """
-    count = CALIBRATION_PLANS[bool(patterns)]
-    plans = random_plans(task, space, count, CALIBRATION_SEED, ["dense", *patterns])
-    inputs = batch_of(task, batch_size)
-    return [
-        WholeNetwork(network_key(plan.digest, batch_size), plan.network(task, space), inputs)
-        for plan in plans
-    ]
 
 
 def _progress(reporter: Reporter) -> Callable[[int, int, str], None]:
@@ -206,7 +182,7 @@ def all_requests(
 ) -> list[KernelRequest]:
     """Return every kernel that a network of the space can run, dense and in ``patterns``."""
     structure = structure_of(task, space, batch_size)
-    sparse = sparse_requests(structure, task.network, batch_of(task, batch_size), patterns)
+    sparse = sparse_requests(structure, task.network, task.batch(batch_size), patterns)
     return [*structure.kernel_requests(), *sparse]
 
 

@@ -62,6 +62,10 @@ class LoadedTask:
         """The task as a search may see it."""
         return replace(self, test=None)
 
+    def batch(self, size: int) -> tuple[Tensor, ...]:
+        """Return one batch of ``size`` search inputs, repeated where there are too few."""
+        return self.search[torch.arange(size) % len(self.search)].channels_last().inputs
+
 
 def load_task(
     name: str, data: Literal["pack", "full"] = "pack", data_folder: str | None = None

@@ -41,7 +41,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_calm() -> Iterator[None]:
     """Time at once: how long things take here matters to no test."""
-    from amc import pricing, timing
+    from amc import calibration, pricing, timing
     from amc.latency import calm, session
 
     with pytest.MonkeyPatch.context() as patch:
@@ -50,6 +50,7 @@ def no_waiting_for_calm() -> Iterator[None]:
         patch.setattr(session, "PATIENCE_S", 0.0)
         patch.setattr(timing, "PATIENCE_S", 0.0)
         patch.setattr(pricing, "PATIENCE_S", 0.0)
+        patch.setattr(calibration, "PROCESSES", {False: 0, True: 0})
         yield
 
 

@@ -14,14 +14,16 @@ from typer.testing import CliRunner
 
 from amc import app_bench, bench_latency
 from amc.bench_latency import PATTERNS, Settings, error_table
+from amc.calibration import TURNS, WholeNetworks
 from amc.cli import application
 from amc.config import LatencyConfig
 from amc.errors import InputError
 from amc.latency import LatencyTable
 from amc.latency import measure as measuring
+from amc.latency.session import RUNS, Session
 from amc.latency.trace import trace_ops
 from amc.mixed_plan import random_plans
-from amc.pricing import calibration_networks, complete_table, patterns_of
+from amc.pricing import complete_table, patterns_of
 from amc.reporting import SilentReporter
 
 
@@ -77,17 +79,19 @@ def test_plans_are_random_mixed_and_of_the_seed() -> None:
     assert sparse == set(plans[0].layers)
 
 
-def test_whole_networks_are_predicted_and_measured_in_a_process_of_their_own(
+def test_whole_networks_are_predicted_and_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("PASSES", 1), ("REPEATS", 3), ("ROUNDS", 1), ("DENSE_REPEATS", 4)):
         monkeypatch.setattr(measuring, name, value)
+    # In this process: tests/test_apart.py and the next test have processes of their own.
+    monkeypatch.setattr(bench_latency, "apart", lambda work, *args: work(*args))
     monkeypatch.setattr("amc.network_structure.DENSITIES", (1, 300, 1000))
     monkeypatch.setattr("amc.latency.overhead.CHAIN_REPEATS", 2)
     torch.set_num_threads(1)
     config = LatencyConfig(batch_size=2)
     patterns = ("dense", "2:4", "csr")
-    settings = Settings(app_bench.task_and_space, ("digits",), 2, 0, config, patterns, 0.02, 0.0)
+    settings = Settings(app_bench.task_and_space, ("digits",), 2, 0, config, patterns, 0.02, 1, 0.0)
     path = tmp_path / "t.json"
     task, space = app_bench.task_and_space("digits")
     complete_table(task, space, config, path, patterns[1:], SilentReporter())  # quickly, as patched
@@ -111,7 +115,7 @@ def test_whole_networks_are_predicted_and_measured_in_a_process_of_their_own(
         bench_latency.latency(settings, table_of_others, SilentReporter())
     lacking = replace(table, kernels={})
     with pytest.raises(InputError, match=r"never measured"):
-        bench_latency.rows_of(settings, "digits", lacking, lambda n: None)
+        bench_latency.rows_of(settings, "digits", lacking, SilentReporter())
 
 
 def test_the_command_prints_a_list_or_the_error_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +138,26 @@ def test_the_command_prints_a_list_or_the_error_table(monkeypatch: pytest.Monkey
     assert "rmspe_net" in done.stdout
 
 
+def test_networks_of_a_table_are_timed_in_a_process_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("amc.calibration.PROCESSES", {False: 1})
+    task, space = app_bench.task_and_space("digits")
+    its = WholeNetworks(task, space, 2, 1, ())
+    (process,) = its.processes(SilentReporter(), 0.0)
+    turn = process()
+    expected = {its.dense.key, *(network.key for network in its.compressed())}
+    assert set(turn.networks) == expected
+    assert {len(timings) for timings in turn.networks.values()} == {RUNS * TURNS[False]}
+    assert turn.reference_s > 0
+    session = Session([], 1, lambda done, total, what: None)
+    session.add_turn(lambda: turn)
+    assert session.networks == turn.networks
+
+
 def test_a_table_is_never_calibrated_on_the_plans_that_test_it() -> None:
     task, space = app_bench.task_and_space("digits")
-    own = calibration_networks(task, space, 32, PATTERNS[1:])
+    own = WholeNetworks(task, space, 32, 1, PATTERNS[1:]).compressed()
     known = {network.key.partition("/")[0] for network in own}
     assert len(known) == len(own) >= 16
     for seed in range(3):

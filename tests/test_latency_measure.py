@@ -8,7 +8,7 @@ from torch import nn
 from amc.deploy import deployed
 from amc.latency import LatencyTable, sampling
 from amc.latency.clock import Timing, settled
-from amc.latency.measure import KernelRequest, measure_table
+from amc.latency.measure import KernelRequest, Networks, measure_table
 from amc.latency.session import Point, Session, WholeNetwork
 from amc.latency.trace import trace_ops
 
@@ -28,7 +28,7 @@ def requests(smallest: int = 4) -> list[KernelRequest]:
 @pytest.fixture(scope="module")
 def table() -> LatencyTable:
     dense = WholeNetwork("net/batch2", deployed(NETWORK), INPUTS)
-    return measure_table(requests(), 1, dense=[dense])
+    return measure_table(requests(), 1, networks=Networks([dense]))
 
 
 def test_every_request_is_measured(table: LatencyTable) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from amc.deploy import deployed
 from amc.kernels.arena import ALIVE, Arena
 from amc.latency.calls import DENSE_AFTER_SPARSE, counted
-from amc.latency.measure import measure_table
+from amc.latency.measure import Networks, measure_table
 from amc.latency.ops import OpCall, Operand, OpTemplate
 from amc.latency.overhead import Whole, fitted_overhead
 from amc.latency.sampling import KernelRequest
@@ -78,9 +78,8 @@ def test_predictions_of_networks_count_the_switch_and_the_table_keeps_it() -> No
     ]
     unique = list({request.template.key: request for request in requests}.values())
     whole = [WholeNetwork("dense", chain(), INPUTS)]
-    table = measure_table(
-        unique, 1, dense=whole, calibration=lambda: [WholeNetwork("m", network, INPUTS)]
-    )
+    others = [WholeNetwork("m", network, INPUTS)]
+    table = measure_table(unique, 1, networks=Networks(whole, lambda: others))
     assert set(table.call_overhead_s) == {"layer", "function", "sparse", DENSE_AFTER_SPARSE}
     assert set(table.networks) == {"dense"}
     parts = sum(table.latency(op) for op in ops_of(network))

@@ -20,7 +20,7 @@ from amc.latency import measure as measuring
 from amc.latency.checkpoint import Turn
 from amc.latency.clock import Timing
 from amc.latency.grid import monotone
-from amc.latency.measure import measure_table
+from amc.latency.measure import Networks, measure_table
 from amc.latency.sampling import DENSITIES, KernelRequest
 from amc.latency.session import Point, Session, WholeNetwork, prepare
 from amc.latency.trace import network_latency, tensors_in, trace_ops
@@ -162,14 +162,14 @@ def test_an_interrupted_measuring_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "t.json.partial"
-    dense = [WholeNetwork("n", deployed(network()), INPUTS)]
+    dense = Networks([WholeNetwork("n", deployed(network()), INPUTS)])
 
     def interrupted(done: int, total: int, what: str) -> None:
         if what == "timing kernels" and done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_table(requests(), 1, None, dense, interrupted, path)
+        measure_table(requests(), 1, None, dense, progress=interrupted, checkpoint=path)
     kept = path.read_text().splitlines()
     path.write_text("\n".join([*kept, kept[-1][:40]]))  # killed while it wrote a line
     turns = live_turns(monkeypatch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from amc.errors import InputError
 from amc.kernels import KERNELS
 from amc.latency.calls import counted
-from amc.latency.checkpoint import Checkpoint
+from amc.latency.checkpoint import Checkpoint, Turn
 from amc.latency.clock import Settled, settled
 from amc.latency.device import describe_clocks, describe_device, kernel_digest
 from amc.latency.operation import described
@@ -37,7 +37,7 @@ from amc.latency.times import KernelTimes
 from amc.latency.trace import trace_ops
 from amc.registry import lookup
 
-__all__ = ["KernelRequest", "WholeNetwork", "measure_table"]
+__all__ = ["KernelRequest", "Networks", "WholeNetwork", "measure_table"]
 
 PASSES, REPEATS = 2, 6  # a machine drifts: the same point is timed at different times
 MORE_REPEATS = 8  # of every noisy point, in each round
@@ -47,7 +47,7 @@ ROUNDS = 3
 # wrong by a thousandth of a network make its sum wrong by less than a hundredth.
 UNCERTAIN, NEGLIGIBLE, NEGLIGIBLE_S = 0.05, 0.001, 2e-6
 DENSE_REPEATS = 40
-CALIBRATION_REPEATS = 16
+COMPRESSED_REPEATS = 16
 
 PROTOCOL = {
     "timing": f"calls take turns in the network's order, {PASSES} times {REPEATS} a point, after "
@@ -55,7 +55,8 @@ PROTOCOL = {
     "inputs": "written anew just before each call, as the operation before does in a network, in "
     "memory that the operations of a turn share",
     "calls": "what whole networks, the dense one and compressed ones of random plans, take beyond "
-    "the sum of their operations, divided among their calls",
+    "the sum of their operations, divided among their calls; timed first, and in several fresh "
+    "processes where a table was asked for by name",
     "weights": "as warm or cold as the other operations of a turn leave them",
     "clock": "times are in units of a fixed convolution timed in the same turn",
     "interrupted": "timings during which the thread was off the processor, or around which the "
@@ -67,26 +68,37 @@ PROTOCOL = {
 }
 
 
+@dataclass(frozen=True)
+class Networks:
+    """Whole networks that are timed with kernels.
+
+    ``dense`` ones are kept in the table, the second clock. ``compressed`` makes others of the same
+    kernels: with the dense ones they tell what calling costs inside a network. Each function of
+    ``elsewhere`` has all of them timed in another process; without any, this one times them.
+    """
+
+    dense: Sequence[WholeNetwork] = ()
+    compressed: Callable[[], Sequence[WholeNetwork]] = tuple
+    elsewhere: Sequence[Callable[[], Turn]] = ()
+
+
 def measure_table(
     requests: Sequence[KernelRequest],
     threads: int,
     table: LatencyTable | None = None,
-    dense: Sequence[WholeNetwork] = (),
+    networks: Networks | None = None,
+    *,
     progress: Progress = lambda done, total, what: None,
     checkpoint: Path | None = None,
     allow_noisy: bool = True,
-    calibration: Callable[[], Sequence[WholeNetwork]] = tuple,
     patience_s: float | None = None,
 ) -> LatencyTable:
     """Return ``table`` (or a new one) with every request measured that it lacks.
 
-    ``dense`` networks are timed whole and kept in the table, the second clock. ``calibration``
-    makes compressed networks of these kernels, which are timed too: with the dense ones they tell
-    what calling costs inside a network. ``patience_s`` is the session's.
-    ``progress(done, total, what)`` is called as it goes. New times are brought to the clock of the
-    table's first session by the reference operation. What is timed is kept in the file
-    ``checkpoint``, from which the same call goes on; the caller removes it once the table is
-    written. Raises ``InputError`` where the table is noisy though not ``allow_noisy``.
+    ``patience_s`` is the session's. ``progress(done, total, what)`` is called as it goes. New times
+    are brought to the clock of the table's first session by the reference operation. What is timed
+    is kept in the file ``checkpoint``, from which the same call goes on; the caller removes it once
+    the table is written. Raises ``InputError`` where the table is noisy though not ``allow_noisy``.
     """
     table = table and _of_these_backends(table, requests)
     wanted = [
@@ -94,41 +106,48 @@ def measure_table(
         for r in requests
         if table is None or missing(table, r.template.key, r.reachable)
     ]
-    fresh = [d for d in dense if table is None or d.key not in table.networks]
+    networks = networks or Networks()
+    fresh = [d for d in networks.dense if table is None or d.key not in table.networks]
     if table is not None and not wanted and not fresh:
         return table
-    others = calibration()
+    others = networks.compressed()
     record = Checkpoint(checkpoint, _facts(wanted, [*fresh, *others], threads, table))
     wanted.sort(key=lambda request: request.positions[0])
     places = sorted({(p, r.template.name) for r in wanted for p in r.positions})
-    order = [name for _, name in places]
-    session = Session(order, threads, progress, record, patience_s)
+    session = Session([name for _, name in places], threads, progress, record, patience_s)
     with device_settings(threads):
         # First, as a deployed network would run: a process that has timed thousands of kernels runs
         # whole networks up to 10% slower.
+        for its in networks.elsewhere:
+            session.add_turn(its)
         _time_networks(session, fresh, DENSE_REPEATS, "timing the network")
-        _time_networks(session, others, CALIBRATION_REPEATS, "timing compressed networks")
-        sampled = sample(session, wanted)
-        points = [point for its in sampled for point in its.points]
-        _time(session, points)
-        added = refine(session, sampled)
-        _time(session, added)
+        _time_networks(session, others, COMPRESSED_REPEATS, "timing compressed networks")
         negligible_s = _negligible_s(session, table)
-        rounds = ROUNDS * max(1, record.refusals + (not allow_noisy))
-        _time_noisy(session, points + added, negligible_s, rounds)
-        table = _with_backends(table or _empty(threads, session), wanted)
-        alone = table.merged(
-            {
-                its.request.template.key: _times(session, its, table, negligible_s)
-                for its in sampled
-            },
-            {d.key: _network_time(session, d, table) for d in fresh},
+        sampled = _time_kernels(session, wanted, negligible_s, allow_noisy)
+        alone = _with_backends(table or _empty(threads, session), wanted)
+        alone = alone.merged(
+            {i.request.template.key: _times(session, i, alone, negligible_s) for i in sampled},
+            {d.key: _network_time(session, d, alone) for d in fresh},
         )
         measured = _with_overhead(alone, wanted, session, [*fresh, *others])
     if measured.is_noisy and not allow_noisy:
         record.refuse()
         raise InputError(_too_noisy(measured, checkpoint))
     return measured
+
+
+def _time_kernels(
+    session: Session, wanted: Sequence[KernelRequest], negligible_s: float, allow_noisy: bool
+) -> list[Sampled]:
+    """Time the kernels where they are wanted, between where that helps, and noisy ones again."""
+    sampled = sample(session, wanted)
+    points = [point for its in sampled for point in its.points]
+    _time(session, points)
+    added = refine(session, sampled)
+    _time(session, added)
+    rounds = ROUNDS * max(1, session.checkpoint.refusals + (not allow_noisy))
+    _time_noisy(session, points + added, negligible_s, rounds)
+    return sampled
 
 
 def _time(session: Session, points: Sequence[Point]) -> None:

@@ -89,6 +89,12 @@ class Session:
     _units: list[tuple[float, bool]] = field(default_factory=list)
 
     @property
+    def as_turn(self) -> Turn:
+        """All that was timed of whole networks, as if in one turn."""
+        calm = any(calm for _, calm in self._units)
+        return Turn(float(np.median(self.reference_s)), calm, [], dict(self.networks))
+
+    @property
     def reference_s(self) -> list[float]:
         """The reference's time in every turn that was calm, or in all where none was; seconds."""
         return [s for s, calm in self._units if calm] or [s for s, _ in self._units]
@@ -141,9 +147,16 @@ class Session:
         self, points: Sequence[Point], repeats: int, networks: Sequence[WholeNetwork] = ()
     ) -> None:
         """Go through ``points`` ``repeats`` times, then run ``networks``."""
+        self._take(points, lambda: self._timed_turn(points, repeats, networks))
+
+    def add_turn(self, of_networks: Callable[[], Turn]) -> None:
+        """Take a turn of whole networks that ``of_networks`` times, in another process say."""
+        self._take([], of_networks)
+
+    def _take(self, points: Sequence[Point], time_turn: Callable[[], Turn]) -> None:
         turn = self.checkpoint.replayed(points)
         if turn is None:
-            turn = self._timed_turn(points, repeats, networks)
+            turn = time_turn()
             self.checkpoint.record(points, turn)
         self._units.append((turn.reference_s, turn.calm))
         for point, timings in zip(points, turn.points, strict=True):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from amc.deploy import deployed
 from amc.latency.calm import Calm
 from amc.latency.clock import Timing, settled, timed_warm
-from amc.latency.session import Reference, device_settings
+from amc.latency.reference import Reference
+from amc.latency.session import device_settings
 from amc.latency.table import LatencyTable
 
 PRECISION = 0.02  # of the 95% interval of a median, half its width

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from amc.errors import InputError
-from amc.kernels import KERNELS
 from amc.latency.calls import counted
 from amc.latency.checkpoint import Checkpoint, Turn
 from amc.latency.clock import Settled, settled
-from amc.latency.device import describe_clocks, describe_device, kernel_digest
 from amc.latency.operation import described
 from amc.latency.overhead import Whole, chain_overhead, fitted_overhead
+from amc.latency.provenance import empty_table, facts_of, of_these_backends, with_backends
 from amc.latency.sampling import KernelRequest, Sampled, refine, sample
 from amc.latency.session import (
     EVICTED_BYTES,
     RUNS,
-    Kernel,
     Point,
     Progress,
     Session,
@@ -35,7 +29,6 @@ from amc.latency.session import (
 from amc.latency.table import NOISY_SHARE, LatencyTable, NetworkTime, missing
 from amc.latency.times import KernelTimes
 from amc.latency.trace import trace_ops
-from amc.registry import lookup
 
 __all__ = ["KernelRequest", "Networks", "WholeNetwork", "measure_table"]
 
@@ -100,7 +93,7 @@ def measure_table(
     is kept in the file ``checkpoint``, from which the same call goes on; the caller removes it once
     the table is written. Raises ``InputError`` where the table is noisy though not ``allow_noisy``.
     """
-    table = table and _of_these_backends(table, requests)
+    table = table and of_these_backends(table, requests)
     wanted = [
         replace(r, reachable=_union(r, table))
         for r in requests
@@ -111,7 +104,7 @@ def measure_table(
     if table is not None and not wanted and not fresh:
         return table
     others = networks.compressed()
-    record = Checkpoint(checkpoint, _facts(wanted, [*fresh, *others], threads, table))
+    record = Checkpoint(checkpoint, facts_of(wanted, [*fresh, *others], threads, table))
     wanted.sort(key=lambda request: request.positions[0])
     places = sorted({(p, r.template.name) for r in wanted for p in r.positions})
     session = Session([name for _, name in places], threads, progress, record, patience_s)
@@ -124,7 +117,7 @@ def measure_table(
         _time_networks(session, others, COMPRESSED_REPEATS, "timing compressed networks")
         negligible_s = _negligible_s(session, table)
         sampled = _time_kernels(session, wanted, negligible_s, allow_noisy)
-        alone = _with_backends(table or _empty(threads, session), wanted)
+        alone = with_backends(table or empty_table(threads, session, PROTOCOL), wanted)
         alone = alone.merged(
             {i.request.template.key: _times(session, i, alone, negligible_s) for i in sampled},
             {d.key: _network_time(session, d, alone) for d in fresh},
@@ -200,83 +193,6 @@ def _too_noisy(table: LatencyTable, checkpoint: Path | None) -> str:
         f"written; end other programs and run again{again}, or accept it with --allow-noisy, which "
         "writes it marked noisy"
     )
-
-
-def _backends(requests: Sequence[KernelRequest]) -> dict[str, str]:
-    """Return what runs each family of kernels here and now."""
-    kernels: dict[str, Kernel] = {
-        name: lookup(KERNELS, name, "kernel")
-        for name in sorted({"dense", *(r.template.kernel for r in requests)})
-    }
-    return {name: kernel.backend() for name, kernel in kernels.items()}
-
-
-def _of_these_backends(table: LatencyTable, requests: Sequence[KernelRequest]) -> LatencyTable:
-    """Return ``table`` without the kernels that something else runs now."""
-    now = _backends(requests)
-    other = {name for name, its in now.items() if table.backends.get(name, its) != its}
-    if not other:
-        return table
-    return replace(
-        table,
-        kernels={k: t for k, t in table.kernels.items() if k.partition(":")[0] not in other},
-        backends={name: its for name, its in table.backends.items() if name not in other},
-        call_overhead_s={k: v for k, v in table.call_overhead_s.items() if k != "sparse"},
-    )
-
-
-def _facts(
-    wanted: Sequence[KernelRequest],
-    networks: Sequence[WholeNetwork],
-    threads: int,
-    table: LatencyTable | None,
-) -> dict[str, Any]:
-    """Return everything that a sitting depends on beside its timings."""
-    return {
-        "kernels": [[r.template.key, r.reachable, r.positions] for r in wanted],
-        "networks": [its.key for its in networks],
-        "threads": threads,
-        "torch": torch.__version__,
-        "backends": _backends(wanted),
-        "kernel_digest": kernel_digest(),
-        "device": describe_device(),
-        "table": table and table.digest,
-    }
-
-
-def _empty(threads: int, session: Session) -> LatencyTable:
-    low, middle, high = np.percentile(session.reference_s, (5, 50, 95))
-    return LatencyTable(
-        device=describe_device(),
-        threads=threads,
-        torch_version=torch.__version__,
-        backends={},
-        kernel_digest=kernel_digest(),
-        reference_s=float(middle),
-        call_overhead_s={},
-        kernels={},
-        networks={},
-        clocks={**describe_clocks(), "reference_drift": round(float((high - low) / middle), 4)},
-        versions=_versions(),
-        protocol=PROTOCOL,
-    )
-
-
-def _versions() -> dict[str, str]:
-    try:
-        own = version("amc")
-    except PackageNotFoundError:
-        own = "unknown"
-    return {
-        "amc": own,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _with_backends(table: LatencyTable, wanted: Sequence[KernelRequest]) -> LatencyTable:
-    return replace(table, backends={**table.backends, **_backends(wanted)})
 
 
 def _with_overhead(

@@ -31,6 +31,7 @@ from amc.latency.checkpoint import Checkpoint, Turn
 from amc.latency.clock import Settled, Timing, settled, timed, timed_warm
 from amc.latency.grid import Floats
 from amc.latency.ops import OpTemplate
+from amc.latency.reference import Reference
 from amc.registry import lookup
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -248,30 +249,6 @@ def _share(
     own = ranked[n * turn // turns : n * (turn + 1) // turns] or [ranked[n * turn // turns]]
     filled = [own[i % len(own)] for i in range(max(places, len(own)))]
     return iter([point for _, _, point in sorted(filled, key=lambda entry: entry[1])])
-
-
-class Reference:
-    """The fixed operation by which clocks of different times are compared: a 3x3 convolution.
-
-    It is small enough to live in a core's own cache, so that only the clock changes its time and
-    not what ran before it.
-    """
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self._x, self._weight = (
-            torch.rand(shape, generator=generator).to(memory_format=torch.channels_last)
-            for shape in ((8, 32, 14, 14), (32, 32, 3, 3))
-        )
-
-    def timings(self, count: int = 2) -> list[Timing]:
-        """Return ``count`` timings, taken when the operation is warm."""
-        for _ in range(2):
-            self._call()
-        return timed_warm(self._call, count)
-
-    def _call(self) -> None:
-        torch.conv2d(self._x, self._weight, None, 1, 1)
 
 
 def prepare(

@@ -93,6 +93,7 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
         "budget_used": float(getattr(cost, session.budget.field)) / session.budget.limit,
         "search_s": round(found.search_s, 3),
         "plan": str(folder / "plan.json"),
+        "notes": list(final.notes),
         "dense": dense.as_json(),
     }
 

@@ -242,13 +242,16 @@ def test_what_the_inputs_do_not_say_stays_as_it_was() -> None:
     rows_[..., 3] = rows_[..., 0]
     prior = torch.randn(1, 2, 4, dtype=torch.float64)
     wanted = rows_ @ torch.randn(1, 4, 2, dtype=torch.float64)
-    fitted = fit(rows_.mT @ rows_, rows_.mT @ wanted, prior)
+    fitted, dependent = fit(rows_.mT @ rows_, rows_.mT @ wanted, prior)
     torch.testing.assert_close(rows_ @ fitted.mT, wanted, rtol=1e-5, atol=1e-5)
+    assert dependent == 1  # the one that repeats another
     change = fitted - prior
     torch.testing.assert_close(change[..., 2], torch.zeros(1, 2, dtype=torch.float64))
     torch.testing.assert_close(change[..., 3], change[..., 0], rtol=1e-5, atol=1e-6)
     broken = torch.full((1, 4, 4), torch.inf, dtype=torch.float64)
-    assert torch.equal(fit(broken, rows_.mT @ wanted, prior), prior)
+    unchanged, undecided = fit(broken, rows_.mT @ wanted, prior)
+    assert torch.equal(unchanged, prior)
+    assert undecided == broken.shape[-1]
 
 
 def test_what_keeps_its_inputs_keeps_its_weights() -> None:

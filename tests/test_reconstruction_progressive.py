@@ -162,6 +162,18 @@ def test_the_whole_network_stays_as_it_is() -> None:
     )
 
 
+def test_dependent_inputs_are_told() -> None:
+    network, data, space = case("3x3")
+    prepared = Progressive(network, space.groups, data)
+    assert not prepared.notes  # nothing was fitted yet
+    kept = kept_at(space, 0.5)
+    prepared.apply(compress(network, space.groups, kept), kept)
+    (note,) = prepared.notes  # the last layer has more columns than there are examples
+    assert "columns are linearly dependent" in note
+    assert "inputs of 5 (" in note
+    assert "towards the weights as they were" in note
+
+
 def test_layers_that_are_too_wide_are_left_alone_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     network, data, space = case("3x3")
     monkeypatch.setattr(progressive, "MAX_COLUMNS", 600)

@@ -30,7 +30,7 @@ from amc.reconstruction.rows import (
     set_weight_matrix,
     weight_matrix,
 )
-from amc.reconstruction.solve import fit
+from amc.reconstruction.solve import RIDGE, fit
 
 PASS_BYTES = 2**28  # of one layer's input or output, over all examples of one pass
 
@@ -64,11 +64,24 @@ class Progressive:
         wide = [n for n in self._targets if column_count(layers[n]) > MAX_COLUMNS]
         for name in wide:
             del self._targets[name]
-        self.notes = (
-            (f"layers {', '.join(wide)} have more than {MAX_COLUMNS} columns and are not fitted",)
-            if wide
-            else ()
-        )
+        self._wide = wide
+        self._dependent: dict[str, tuple[int, int]] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the fits so far: layers left out, and ridges that decide."""
+        notes = []
+        if self._wide:
+            listed = ", ".join(self._wide)
+            notes.append(f"layers {listed} have more than {MAX_COLUMNS} columns and are not fitted")
+        if self._dependent:
+            listed = ", ".join(f"{n} ({k} of {of})" for n, (k, of) in self._dependent.items())
+            notes.append(
+                f"inputs of {listed} columns are linearly dependent or not finite in some plan; a "
+                f"ridge of {RIDGE:g} of each column's power, towards the weights as they were, "
+                "decides there"
+            )
+        return tuple(notes)
 
     @torch.no_grad()
     def apply(self, smaller: nn.Module, kept: Kept) -> None:
@@ -90,7 +103,14 @@ class Progressive:
         if len(self._batches) == 1:
             with _hooked(fits, stop=False):
                 smaller(*self._batches[0].inputs)
-            return
+        else:
+            self._fit_one_by_one(smaller, fits)
+        for name, one in zip(names[first:], fits, strict=True):
+            if one.dependent > self._dependent.get(name, (0, 0))[0]:
+                columns = groups_of(one.layer) * column_count(one.layer)
+                self._dependent[name] = one.dependent, columns
+
+    def _fit_one_by_one(self, smaller: nn.Module, fits: Sequence[_Fit]) -> None:
         for one in fits:
             with _hooked([one], stop=True):
                 for batch in self._batches:
@@ -143,6 +163,7 @@ class _Fit:
         self.layer, self._targets, self._most = layer, targets, most
         self._outputs = None if outputs is None else torch.from_numpy(np.flatnonzero(outputs))
         self._batch = 0
+        self.dependent = 0  # columns for which the ridge decided
         self._moments = Moments.of(layer)
         self._prior = weight_matrix(layer)
         self._cross = torch.zeros_like(self._prior.mT)
@@ -165,7 +186,8 @@ class _Fit:
         self._batch += 1
         if self.done:
             self._moments.complete()
-            set_weight_matrix(self.layer, fit(self._moments.gram, self._cross, self._prior))
+            weights, self.dependent = fit(self._moments.gram, self._cross, self._prior)
+            set_weight_matrix(self.layer, weights)
 
 
 @contextmanager

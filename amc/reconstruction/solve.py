@@ -44,16 +44,17 @@ def solve(gram: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
     return kept + torch.cholesky_solve(missing, torch.linalg.cholesky(block)).mT
 
 
-def fit(gram: Tensor, cross: Tensor, prior: Tensor) -> Tensor:
+def fit(gram: Tensor, cross: Tensor, prior: Tensor) -> tuple[Tensor, int]:
     """Return the weights ``[g, out, n]`` of least error to given targets, near ``prior``.
 
-    ``gram`` is ``X^T X``, not regularised; ``cross`` is ``X^T Y [g, n, out]``. Where they are not
-    finite, ``prior`` stays.
+    Beside them, for how many columns the ridge decides. ``gram`` is ``X^T X``, not regularised;
+    ``cross`` is ``X^T Y [g, n, out]``. Where they are not finite, ``prior`` stays, for all columns.
     """
     if not bool(torch.isfinite(gram).all() and torch.isfinite(cross).all()):
-        return prior
+        return prior, gram.shape[0] * gram.shape[-1]
     missing = cross - gram @ prior.mT
-    return prior + torch.cholesky_solve(missing, torch.linalg.cholesky(regularised(gram))).mT
+    lower = torch.linalg.cholesky(regularised(gram))
+    return prior + torch.cholesky_solve(missing, lower).mT, dependent_columns(lower)
 
 
 @dataclass(frozen=True)

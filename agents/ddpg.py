@@ -18,6 +18,8 @@ of the default, ``adapted``, each an option or forced by the batch:
 - An episode that would end at a plan asked for before is drawn again, at most ``redraws`` times.
 - The published schedule is laid out for 400 (paper) or 800 (code) episodes; for fewer, see
   ``DDPGAgent.schedule``.
+- The released code draws episodes 0 to 100 uniformly, which are 101; here ``warmup_episodes`` are
+  drawn so. Networks start as stable-baselines3 initialises them, in both protocols.
 - State, action and bounds: ``envs.state.Convention``; the wall holds after rounding: ``envs.walk``.
 - The actor's output is tanh on stable-baselines3's [-1, 1], the same family as sigmoid on [0, 1].
 """

@@ -31,7 +31,8 @@ FEATURES: Final = {
     "w": "width of its feature map; pixels, min-max over the sites",
     "stride": "its stride; pixels, min-max over the sites",
     "k": "its kernel size; pixels, min-max over the sites",
-    "flops": "its MACs for one example, dense, with those of coupled producers; min-max",
+    "flops": "its MACs for one example, dense, where an action decides a layer's output with those "
+    "of all layers coupled to it; min-max over the sites",
     **DECISIONS,
 }
 """The eleven features of the paper (equation 1), in order: what each is, its unit, how it is
@@ -52,7 +53,11 @@ RELEASED_FEATURES: Final = {
     "weights": "the length of its weight, dense; numbers, min-max over the sites",
     **DECISIONS,
 }
-"""The ten features of the released code, in order; ``reduced`` and ``rest`` as in ``FEATURES``."""
+"""The ten features of the released code, in order.
+
+``reduced`` and ``rest`` are as in ``FEATURES``: the code's ``rest`` is the cost of all later
+layers, of which a part can never be saved.
+"""
 
 STATES: Final = {"paper": FEATURES, "released": RELEASED_FEATURES}
 ACTIONS: Final = ("output", "input")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from amc.deploy import deployed
@@ -18,9 +19,6 @@ from amc.latency.table import LatencyTable
 
 PRECISION = 0.02  # of the 95% interval of a median, half its width
 PATIENCE_S = 3.0  # at first, for the device to be as fast as it was for the table
-# Of the dense network in the clock factor. From process to process compressed networks follow it
-# more than the reference, which fits the caches: 0.75 leaves the least (experiments/LOG.md).
-DENSE_WEIGHT = 0.75
 PER_TURN = 3  # timings of each network in a turn, after one that warms up
 TURNS = 8  # at least
 FEWEST = 20  # timings of a subject by the wall clock, else the processor's time counts
@@ -110,7 +108,7 @@ def measure_deployed(
     factor = settled(reference_t, table.threads).median / table.reference_s
     if known:
         dense_factor = settled(dense_t, table.threads).median / known.latency_s
-        factor = float(factor ** (1 - DENSE_WEIGHT) * dense_factor**DENSE_WEIGHT)
+        factor = float(np.sqrt(factor * dense_factor))
     return {name: _measured(its, factor, table.threads) for name, its in samples.items()}
 
 

@@ -1,0 +1,160 @@
+"""From a configuration to the parts of a search: task, space, costs, budget, agents, environment.
+
+With ``amc.app``, the composition root: what the registries name is put together here.
+"""
+
+from __future__ import annotations
+
+import inspect as python_inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from agents import AGENTS
+from amc.config import SearchConfig, changed, load_yaml, parse_config
+from amc.cost import cost_of, make_budget
+from amc.coupling import ChannelGroup
+from amc.criteria import CRITERIA
+from amc.data import Data
+from amc.errors import InputError
+from amc.evaluators import ScoringEvaluator
+from amc.pricing import cost_model
+from amc.registry import lookup, nearest
+from amc.reporting import Reporter, SilentReporter
+from amc.session import SearchMethod, Session
+from amc.space import SearchSpace
+from amc.task import LoadedTask, load_task
+from amc.workers import InProcess
+from amc.zoo import ZOO
+from search_spaces import SEARCH_SPACES
+from search_spaces.channel import ChannelSpace
+
+if TYPE_CHECKING:
+    from envs.pruning import PruningEnv
+
+
+def load_config(
+    source: str,
+    overrides: list[str] | None = None,
+    *,
+    task: str | None = None,
+    agents: list[str] | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+) -> SearchConfig:
+    """Return the configuration of a YAML file, or the default one for a task's name.
+
+    ``overrides`` are ``"a.b=value"``; the other arguments replace the file's.
+    """
+    raw: dict[str, Any] = {"task": source, "budget": {"macs": 0.5}, "agents": {"ddpg": {}}}
+    if Path(source).is_file() or not (source in ZOO or ":" in source):
+        raw = load_yaml(Path(source), "config")
+    config = changed(raw, overrides, task, agents, seed, workers)
+    for name in config.agents:
+        lookup(AGENTS, name, "agents")
+    return config
+
+
+def prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | None]:
+    """Return what all searches of a run share, and apart from it the test split."""
+    torch.set_num_threads(1)
+    task = load_task(config.task, config.data, config.data_folder)
+    space = make_space(config, task)
+    model = cost_model(task, space, config.latency, reporter)
+    dense = [site.channels for site in space.sites]
+    ((key, fraction),) = config.budget.items()
+    session = Session(
+        config=config,
+        task=replace(
+            task.without_test, search=task.search[: config.search_images or len(task.search)]
+        ),
+        space=space,
+        cost_model=model,
+        table=model.table,
+        budget=make_budget(key, fraction, model, space.sites),
+        dense_cost=cost_of(model, dense),
+    )
+    return session, task.test
+
+
+def make_space(config: SearchConfig, task: LoadedTask) -> SearchSpace:
+    """Return the configured search space of a task's network."""
+    space_class = lookup(SEARCH_SPACES, config.space, "space")
+    sites = config.sites
+    space: SearchSpace = space_class.of(
+        task.network,
+        task.inputs,
+        exclude=sites.exclude,
+        min_keep_ratio=sites.min_keep_ratio,
+        round_to=sites.round_to,
+        criterion=sites.criterion,
+    )
+    return space
+
+
+def make_agent(name: str, options: dict[str, Any]) -> SearchMethod:
+    """Return the agent ``name`` with ``options``; ``InputError`` for one that it does not have."""
+    agent_class = lookup(AGENTS, name, "agents")
+    known = list(python_inspect.signature(agent_class).parameters)
+    count = options.get("evaluations", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise InputError(
+            f"agents.{name}.evaluations must be a whole number above 0, but got {count!r}"
+        )
+    own = {key: value for key, value in options.items() if key != "evaluations"}
+    for key in own:
+        if key not in known:
+            raise InputError(
+                f"agents.{name}.{key} is not a known option{nearest(key, known)} "
+                f"Known: {', '.join(['evaluations', *known])}"
+            )
+    agent: SearchMethod = agent_class(**own)
+    return agent
+
+
+def check_agents(session: Session) -> None:
+    """Let the agents refuse before anything is evaluated."""
+    for name, options in session.config.agents.items():
+        make_agent(name, options).check(session.unevaluated_task(name))
+
+
+def frozen(config: SearchConfig) -> SearchConfig:
+    """Return ``config`` with its horizon laid down."""
+    if config.horizon is not None:
+        return config
+    return config.model_copy(update={"horizon": config.evaluations})
+
+
+def make_env(
+    config: str = "digits", convention: dict[str, Any] | None = None, **overrides: Any
+) -> PruningEnv:
+    """Return the environment of a search, evaluated in process: ``gymnasium.make`` calls this.
+
+    ``config`` is a YAML file or a task's name; ``overrides`` replace keys of it, such as
+    ``budget={"macs": 0.5}``; ``convention`` has fields of ``envs.state.Convention``. Nothing is
+    written to disk but the cached latency table.
+    """
+    from envs.pruning import PruningEnv
+    from envs.state import Convention
+
+    base = load_config(config).model_dump(mode="json")
+    session, _ = prepare(frozen(parse_config({**base, **overrides})), SilentReporter())
+    scoring = ScoringEvaluator(InProcess(session.job()), session.pricing())
+    task = session.search_task(
+        next(iter(session.config.agents)), 0, scoring, lambda widths, _: session.space.plan(widths)
+    )
+    task.evaluations = sys.maxsize  # whoever made the environment decides when to stop
+    return PruningEnv(task, Convention(**(convention or {})))
+
+
+def channel_importance(
+    task: LoadedTask, groups: list[ChannelGroup], criterion: str
+) -> Mapping[str, torch.Tensor]:
+    """Return the ``criterion``'s score of every channel of ``groups``, ``[channels]`` by name."""
+    lookup(CRITERIA, criterion, "criterion")
+    weights = dict(task.network.state_dict())
+    return ChannelSpace((), tuple(groups), {}, criterion, weights).importance()

@@ -32,13 +32,14 @@ from amc.config import SearchConfig, changed
 from amc.criteria import CRITERIA
 from amc.data import Data
 from amc.errors import InputError
+from amc.explanation import explanation, explanation_picture
 from amc.files import check_writable
 from amc.inspection import inspection
 from amc.journal import Journal
 from amc.pricing import cost_model, measure_to, patterns_of
 from amc.registry import lookup
 from amc.reporting import Reporter, SilentReporter
-from amc.results import write_summary
+from amc.results import run_result, write_summary
 from amc.run_folder import RunFolder, write_config
 from amc.session import Found, Session, folder_for, run_search, tracked_params
 from amc.task import load_task
@@ -51,6 +52,7 @@ __all__ = [
     "apply",
     "compare",
     "evaluate_plan",
+    "explain",
     "export",
     "finetune",
     "frozen",
@@ -149,22 +151,7 @@ def _run(
         write_summary(folder.path, rows)
         for tracker, one_found, row in zip(trackers, found, rows, strict=True):
             finish.track(tracker, row, one_found.search.folder)
-    return _result(folder, rows)
-
-
-def _result(folder: RunFolder, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    task = folder.config.task
-    first = rows[0]["plan"] + (f" --task {task}" if ":" in task else "")
-    return {
-        "run_dir": str(folder.path),
-        "rows": rows,
-        "next": [
-            f"amc ui --run-dir {folder.path}",
-            f"amc evaluate {first}",
-            f"amc apply {first} --out compressed.onnx",
-            f"amc export {folder.path} --agent {rows[0]['agent']} --out plan.json",
-        ],
-    }
+    return run_result(folder.path, folder.config.task, rows)
 
 
 def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -174,6 +161,24 @@ def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str,
     space = make_space(config, task)
     model = cost_model(task, space, config.latency, reporter or SilentReporter())
     return inspection(task, space, model, config.latency.batch_size)
+
+
+def explain(
+    config: SearchConfig, run_dir: Path | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Return, without a search, what each site loses and saves at each width, and the budget.
+
+    ``amc.explanation`` has the keys. The curves are drawn beside the run folder that a search of
+    ``run_dir`` would make, in ``RUN_DIR-explain.png``; by default ``runs/TASK-explain.png``.
+    """
+    reporter = reporter or SilentReporter()
+    picture = explanation_picture(run_dir, config.task)
+    check_writable(picture, "--run-dir")
+    torch.set_num_threads(1)
+    task = load_task(config.task, config.data, config.data_folder)
+    space = make_space(config, task)
+    model = cost_model(task, space, config.latency, reporter)
+    return explanation(config, task, space, model, reporter, picture)
 
 
 def compare(run_dirs: list[Path], html: Path | None = None) -> dict[str, Any]:

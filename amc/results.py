@@ -103,6 +103,21 @@ def write_summary(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_json(run_dir / "summary.json", list(rows))
 
 
+def run_result(run_dir: Path, task: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a finished run answers: its folder, its rows and what to do next."""
+    first = rows[0]["plan"] + (f" --task {task}" if ":" in task else "")
+    return {
+        "run_dir": str(run_dir),
+        "rows": list(rows),
+        "next": [
+            f"amc ui --run-dir {run_dir}",
+            f"amc evaluate {first}",
+            f"amc apply {first} --out compressed.onnx",
+            f"amc export {run_dir} --agent {rows[0]['agent']} --out plan.json",
+        ],
+    }
+
+
 def draw_progress(session: Session, found: Sequence[Found]) -> None:
     """Draw ``progress.png`` into the run's folder: the best score so far of every search."""
     plots.progress(

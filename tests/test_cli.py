@@ -98,6 +98,13 @@ def test_search_hands_everything_on(run: Run) -> None:
     assert app.calls[1][1][:2] == ("the config", Path("runs/q"))
 
 
+def test_search_explains_in_place_of_searching(run: Run) -> None:
+    result, app = run({"sites": []}, "search", "q.yaml", "--explain", "--run-dir", "r", "--json")
+    assert result.exit_code == 0, result.output
+    assert [name for name, *_ in app.calls] == ["load_config", "explain"]
+    assert app.calls[1][1][:2] == ("the config", Path("r"))
+
+
 CALLS = {
     "inspect": (["resnet8"], ("the config",)),
     "resume": (["runs/q", "--evaluations", "90"], (Path("runs/q"), 90)),
@@ -155,12 +162,11 @@ def test_every_command_has_json_and_help() -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["search", "q.yaml", "--explain"], "--explain is not built yet"),
         (["bench", "evaluatoin"], "did you mean 'evaluation'"),
         (["bench", "wrkers"], "did you mean 'workers'?"),
     ],
 )
-def test_what_is_not_built_says_so(run: Run, arguments: list[str], word: str) -> None:
+def test_an_unknown_subject_says_so(run: Run, arguments: list[str], word: str) -> None:
     result, app = run(RESULT, *arguments)
     assert result.exit_code == 2
     assert word in result.stderr

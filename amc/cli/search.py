@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from amc.cli.answer import AsJson, answer
+from amc.cli.explanation_tables import show_explanation
 from amc.cli.tables import show_results
-from amc.errors import InputError
 from amc.reporting import Reporter
 
 
@@ -34,15 +34,18 @@ def search(
         Path | None, typer.Option(help="The folder for everything the search leaves.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Print every step's state and reward.")
+        bool, typer.Option("--explain", help="No search: what each site loses and saves.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search for the best plan under a budget, with every agent of the configuration."""
+    """Search for the best plan under a budget, with every agent of the configuration.
+
+    With --explain nothing is searched: it shows for each site the error of the reconstructed layers
+    and the predicted latency and MACs at each width, the coupled layers, and whether the budget can
+    be reached. The curves are drawn in RUN_DIR-explain.png.
+    """
 
     def work(reporter: Reporter) -> Any:
-        if explain:
-            raise InputError("--explain is not built yet; leave it out")
         from amc import app
 
         loaded = app.load_config(
@@ -53,6 +56,6 @@ def search(
             seed=seed,
             workers=workers,
         )
-        return app.search(loaded, run_dir, reporter)
+        return (app.explain if explain else app.search)(loaded, run_dir, reporter)
 
-    answer(work, show_results, as_json)
+    answer(work, show_explanation if explain else show_results, as_json)

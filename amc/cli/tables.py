@@ -18,8 +18,10 @@ def console() -> Console:
     """Return the console of standard output, wide enough for a table where that is a file."""
     from rich.console import Console
 
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+    out = Console(highlight=False, markup=False)
+    if out.is_terminal:
+        return out
+    return Console(highlight=False, markup=False, width=WIDTH_WITHOUT_TERMINAL)
 
 
 def show_results(result: Mapping[str, Any]) -> None:
@@ -34,13 +36,13 @@ def show_results(result: Mapping[str, Any]) -> None:
     if plans:
         out.print("\nPlans")
         for row in plans:
-            _plain(out, f"  {row['agent']} seed {row['seed']}: {row['plan']}")
+            plain(out, f"  {row['agent']} seed {row['seed']}: {row['plan']}")
     if result.get("run_dir"):
-        _plain(out, f"\nRun folder: {result['run_dir']}")
+        plain(out, f"\nRun folder: {result['run_dir']}")
     if result.get("next"):
         out.print("\nNext")
         for command in result["next"]:
-            _plain(out, f"  {command}")
+            plain(out, f"  {command}")
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
@@ -65,7 +67,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
 def results_table(rows: Sequence[Row]) -> Table:
     """Return the table of a search's or a comparison's rows (objects of ``summary.json``)."""
     several = len({row.get("run_dir") for row in rows}) > 1
-    table = _table(*(["run"] if several else []), "agent", "recovery")
+    table = new_table(*(["run"] if several else []), "agent", "recovery")
     for name in (
         *("seed", "eval", "search\nacc. %", "test\nacc. %", "tuned\nacc. %", "MACs", "params"),
         *("pred.\nms", "meas.\nms", "speed\nup"),
@@ -116,7 +118,7 @@ def _dense_cells(dense: Row) -> list[str]:
 def show_inspection(result: Mapping[str, Any]) -> None:
     """Print sites, layers that are left out and why, dense costs and smallest reachable budgets."""
     out = console()
-    table = _table("site", "kind")
+    table = new_table("site", "kind")
     for name in ("channels", "smallest", "widths", "MACs"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("coupled layers", overflow="fold")
@@ -129,14 +131,14 @@ def show_inspection(result: Mapping[str, Any]) -> None:
     if result.get("excluded"):
         out.print("\nNot compressed")
         for layer, reason in result["excluded"].items():
-            _plain(out, f"  {layer}: {reason}")
+            plain(out, f"  {layer}: {reason}")
     out.print(_reach_table(result["dense"], result["smallest"]))
     batch, backend = result.get("batch_size", MISSING), result.get("backend", MISSING)
-    _plain(out, f"Latency of one batch of {batch}; kernel backend: {backend}.")
+    plain(out, f"Latency of one batch of {batch}; kernel backend: {backend}.")
 
 
 def _reach_table(dense: Row, smallest: Row) -> Table:
-    table = _table("budget")
+    table = new_table("budget")
     for name in ("dense", "smallest reachable"):
         table.add_column(name, justify="right", no_wrap=True)
     dense_cells = {
@@ -154,7 +156,7 @@ def _reach_table(dense: Row, smallest: Row) -> Table:
 def show_finetuning(report: Mapping[str, Any]) -> None:
     """Print what the compressed network reaches with which weights, the stages, and where it is."""
     out = console()
-    table = _table("weights")
+    table = new_table("weights")
     for name in ("search\nacc. %", "test\nacc. %"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report["accuracies"]:
@@ -167,10 +169,10 @@ def show_finetuning(report: Mapping[str, Any]) -> None:
         text = f"{stage['level']:.3g} of the removal, {stage['steps']} of {stage['planned_steps']} "
         out.print(f"Stage: {text}steps, weights of step {stage['kept_step']}.", style="dim")
     for note in report["notes"]:
-        _plain(out, f"note: {note}")
-    _plain(out, f"\nPlan: {report['plan']}\n\nNext")
+        plain(out, f"note: {note}")
+    plain(out, f"\nPlan: {report['plan']}\n\nNext")
     for command in report["next"]:
-        _plain(out, f"  {command}")
+        plain(out, f"  {command}")
 
 
 def show_facts(result: Any) -> None:
@@ -181,7 +183,7 @@ def show_facts(result: Any) -> None:
     elif isinstance(result, list) and result and isinstance(result[0], Mapping):
         out.print(_plain_table(result))
     else:
-        _plain(out, str(result))
+        plain(out, str(result))
 
 
 def _show_mapping(out: Console, facts: Mapping[str, Any], indent: int) -> None:
@@ -189,18 +191,18 @@ def _show_mapping(out: Console, facts: Mapping[str, Any], indent: int) -> None:
     width = max((len(str(key)) for key in facts), default=0)
     for key, value in facts.items():
         if isinstance(value, Mapping) and value:
-            _plain(out, f"{pad}{key}")
+            plain(out, f"{pad}{key}")
             _show_mapping(out, value, indent + 2)
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            _plain(out, f"{pad}{key}")
+            plain(out, f"{pad}{key}")
             out.print(_plain_table(value))
         else:
-            _plain(out, f"{pad}{str(key).ljust(width)}  {fact(value)}")
+            plain(out, f"{pad}{str(key).ljust(width)}  {fact(value)}")
 
 
 def _plain_table(rows: Sequence[Row]) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = _table(*keys)
+    table = new_table(*keys)
     for row in rows:
         table.add_row(*(fact(row.get(key)) for key in keys))
     return table
@@ -249,7 +251,8 @@ def _last(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _table(*left_columns: str) -> Table:
+def new_table(*left_columns: str) -> Table:
+    """Return an empty table whose first columns hold text, which may be folded."""
     from rich import box
     from rich.table import Table
 
@@ -259,5 +262,6 @@ def _table(*left_columns: str) -> Table:
     return table
 
 
-def _plain(out: Console, text: str) -> None:
-    out.print(text, markup=False, soft_wrap=True)
+def plain(out: Console, text: str) -> None:
+    """Print a line that is not broken where the console ends, so that it can be copied."""
+    out.print(text, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -38,15 +38,24 @@ class LeastSquares:
     """
 
     def __init__(
-        self, network: nn.Module, groups: Sequence[ChannelGroup], orders: Orders, calibration: Data
+        self,
+        network: nn.Module,
+        groups: Sequence[ChannelGroup],
+        orders: Orders,
+        calibration: Data,
+        on_batch: Callable[[int], None] = lambda examples: None,
     ) -> None:
-        """Gather and factorise. ``orders`` has each group's channels, the most important first."""
+        """Gather and factorise. ``orders`` has each group's channels, the most important first.
+
+        ``on_batch`` is told after each batch of ``calibration`` how many examples it had.
+        """
         self._groups, self._orders = tuple(groups), orders
         found = consumers_of(network, groups)
         self._consumers = {
             name: one for name, one in found.items() if column_count(one.layer) <= MAX_COLUMNS
         }
-        moments = gather(network, {n: c.layer for n, c in self._consumers.items()}, calibration)
+        layers = {name: one.layer for name, one in self._consumers.items()}
+        moments = gather(network, layers, calibration, on_batch)
         self._grams = {name: regularised(one.gram) for name, one in moments.items()}
         self._weights = {name: weight_matrix(c.layer) for name, c in self._consumers.items()}
         self._factors: dict[str, tuple[Factor, NDArray[np.int64]]] = {}

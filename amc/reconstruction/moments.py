@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,16 @@ def positions_an_example(examples: int) -> int:
 
 
 @torch.no_grad()
-def gather(network: nn.Module, layers: Mapping[str, Layer], data: Data) -> dict[str, Moments]:
+def gather(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    data: Data,
+    on_batch: Callable[[int], None] = lambda examples: None,
+) -> dict[str, Moments]:
     """Return the moments of the inputs of ``layers`` as ``network`` runs over ``data``.
 
     All calls of a layer count. Memory: the moments, one batch of activations, one chunk of rows.
+    ``on_batch`` is told after each batch how many examples it had.
     """
     moments = {name: Moments.of(layer) for name, layer in layers.items()}
     most = positions_an_example(len(data))
@@ -75,6 +81,7 @@ def gather(network: nn.Module, layers: Mapping[str, Layer], data: Data) -> dict[
     try:
         for batch in data.batches(BATCH):
             network(*batch.inputs)
+            on_batch(len(batch))
     finally:
         for hook in hooks:
             hook.remove()

@@ -44,8 +44,14 @@ def error_and_latency(path: Path, sites: Sequence[Mapping[str, Any]], title: str
         panel.set_visible(False)
     lines = [Line2D([], [], color=colour, marker=".") for colour in (BLUE, ORANGE)]
     labels = ["relative error (left)", "predicted latency of one batch, ms (right)"]
-    where = "outside lower center"
-    figure.legend(lines, labels, loc=where, ncols=2, fontsize=9, title="against channels kept")
+    figure.legend(
+        *(lines, labels),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=9,
+        title="against channels kept",
+        title_fontsize=9,
+    )
     save(figure, path)
 
 

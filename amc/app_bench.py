@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 
 from amc import app
-from amc.config import LatencyConfig, SearchConfig
+from amc.config import LatencyConfig, RacingConfig, SearchConfig
 from amc.errors import InputError
 from amc.files import check_writable, write_json
 from amc.latency.device import describe_clocks, describe_device, kernel_digest, target_path
 from amc.reporting import Reporter, SilentReporter
 from amc.run_folder import RunFolder
+from amc.scores import can_race
 from amc.session import Found, Session, run_search
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
@@ -66,11 +68,20 @@ def bench_evaluation(
         }
         one = app.frozen(config.model_copy(update={**own, "tracking_uri": "off"}))
         session, _ = app.prepare(one, reporter)
+        session = _racing(session)
         search = partial(_ddpg_search, session, reporter)
         rows.append(evaluation(session, search, Settings(plans, rounds, seed), reporter))
     if out is not None:
         write_json(out / "evaluation.json", rows)
     return rows
+
+
+def _racing(session: Session) -> Session:
+    """Return the session with racing on, unless it has its own, or its scores cannot race."""
+    config = session.config
+    if config.racing is not None or not can_race(session.task, config.score):
+        return session
+    return replace(session, config=config.model_copy(update={"racing": RacingConfig()}))
 
 
 def evaluation_config(task: str) -> SearchConfig:

@@ -25,6 +25,7 @@ from amc.evaluators import ScoringEvaluator
 from amc.pricing import cost_model
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
+from amc.scores import check_score
 from amc.session import SearchMethod, Session
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
@@ -63,6 +64,7 @@ def prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | N
     """Return what all searches of a run share, and apart from it the test split."""
     torch.set_num_threads(1)
     task = load_task(config.task, config.data, config.data_folder)
+    check_score(task, config.score, racing=config.racing is not None)
     space = make_space(config, task)
     model = cost_model(task, space, config.latency, reporter)
     dense = [site.channels for site in space.sites]
@@ -144,8 +146,12 @@ def make_env(
     base = load_config(config).model_dump(mode="json")
     session, _ = prepare(frozen(parse_config({**base, **overrides})), SilentReporter())
     scoring = ScoringEvaluator(InProcess(session.job()), session.pricing())
+    evaluator = session.racing(scoring, scoring)
     task = session.search_task(
-        next(iter(session.config.agents)), 0, scoring, lambda widths, _: session.space.plan(widths)
+        next(iter(session.config.agents)),
+        0,
+        evaluator,
+        lambda widths, _: session.space.plan(widths),
     )
     task.evaluations = sys.maxsize  # whoever made the environment decides when to stop
     return PruningEnv(task, Convention(**(convention or {})))

@@ -45,10 +45,13 @@ def evaluation(
 ) -> dict[str, Any]:
     """Return the times of one network, in seconds, medians over plans and rounds.
 
-    ``session`` has the shortcuts on, and ``search`` makes the search with it. Ratios are medians of
-    those within each turn. ``search_evaluation_s`` is the mean over the evaluations of the search
-    that were made, cached requests apart; ``agent_s`` is the rest of the search: the agent, its
-    environment, costs and the journal.
+    ``session`` has the shortcuts on, and ``search`` makes the search with it, racing too. Ratios
+    are medians of those within each turn. ``search_evaluation_s`` is the mean over the evaluations
+    of the search that were made, ``search_stopped`` of which racing ended early; cached requests
+    are apart. ``agent_s`` is the rest of the search: the agent, its environment, costs and the
+    journal. ``reference_over_search_evaluation`` is how many times as long the published evaluation
+    takes as a request of the search does, all included; ``reference_over_search_work`` leaves
+    ``agent_s`` out.
     """
     plans = random_plans(session, settings.plans, settings.seed)
     with reporter.task(f"timing {session.task.name}", len(plans) * settings.rounds) as bar:
@@ -62,6 +65,7 @@ def evaluation(
             for plan in plans:
                 turns.append(_turn(session, plan, fast, plain, reference))
                 bar.advance(1, f"round {turn + 1} of {settings.rounds}")
+    summary = _summary(turns, len(session.task.search))
     return {
         "network": session.task.name,
         "recovery": session.config.recovery,
@@ -69,11 +73,11 @@ def evaluation(
         "search_images": len(session.task.search),
         "plans": settings.plans,
         "rounds": settings.rounds,
-        **_summary(turns, len(session.task.search)),
+        **summary,
         "preparation_s": preparation_s,
         "preparation_without_shortcuts_s": plain_preparation_s,
         "reference_preparation_s": reference_preparation_s,
-        **_of_search(search()),
+        **_of_search(search(), len(session.task.search), summary["reference_s"]),
     }
 
 
@@ -98,7 +102,8 @@ def random_plans(session: Session, count: int, seed: int) -> list[Plan]:
 
 
 def _without_shortcuts(session: Session) -> Session:
-    return replace(session, config=session.config.model_copy(update={"fold_batch_norm": False}))
+    plain = {"fold_batch_norm": False, "racing": None}
+    return replace(session, config=session.config.model_copy(update=plain))
 
 
 def _prepared(session: Session) -> tuple[InProcess, float]:
@@ -158,7 +163,7 @@ def _evaluated(session: Session, pool: InProcess, plan: Plan) -> dict[str, float
     }
     overhead_s = evaluation_s - sum(parts.values())
     return {
-        "score": answer.score,
+        "score": answer.in_task_unit,
         "evaluation_s": evaluation_s,
         **parts,
         "overhead_s": overhead_s,
@@ -188,17 +193,23 @@ def _summary(turns: Sequence[Mapping[str, float]], images: int) -> dict[str, Any
     }
 
 
-def _of_search(found: Found) -> dict[str, Any]:
+def _of_search(found: Found, images: int, reference_s: float) -> dict[str, Any]:
     """Return what a whole search took: a request made, and beside them all, the agent."""
-    made = [e.observed["evaluation_s"] for e in found.history if not e.cached]
+    evaluations = [e for e in found.history if not e.cached]
+    made = [e.observed["evaluation_s"] for e in evaluations]
+    seen = [e.stopped_after or images for e in evaluations]
     requests = len(found.history)
     agent_s = found.search_s - sum(made)
     return {
         "search_agent": found.search.agent,
         "search_requests": requests,
         "search_cached": requests - len(made),
+        "search_stopped": sum(e.stopped_after is not None for e in evaluations),
+        "search_image_share": sum(seen) / (images * requests),
         "search_s": found.search_s,
         "search_evaluation_s": sum(made) / len(made),
+        "reference_over_search_evaluation": reference_s * requests / found.search_s,
+        "reference_over_search_work": reference_s * requests / sum(made),
         "agent_s": agent_s,
         "agent_share": agent_s / found.search_s,
     }

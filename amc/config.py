@@ -16,6 +16,7 @@ from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, R
 from amc.plan import digest
 from amc.registry import nearest
 
+ScoreName = Literal["task", "cross_entropy", "agreement"]  # ``amc.scores`` says what each is
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 # ``amc.recovery`` says what each does. Reconstruction is of the dense network's weights: it comes
 # before fine-tuning, and leaves out plans that start from weights which fine-tuning left.
@@ -96,6 +97,13 @@ class ObjectiveConfig(_Section):
         return ResourceConstrained()
 
 
+class RacingConfig(_Section):
+    """Whether plans that have lost are scored to the end; ``amc.racing`` says how it is known."""
+
+    confidence: float = Field(0.99, ge=0.5, lt=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
 class SearchConfig(_Section):
     """Everything that a search depends on. Each field is a key of the YAML file."""
 
@@ -119,6 +127,8 @@ class SearchConfig(_Section):
     calibration_images: int = Field(1000, ge=1)
     batch_norm_images: int | None = Field(None, ge=1)  # of those, for statistics; null: all
     fold_batch_norm: bool = True  # before scoring; equal but for rounding
+    score: ScoreName = "task"
+    racing: RacingConfig | None = None  # true: with its defaults; false: null
     finetune_steps: int = Field(120, ge=0)  # the short fine-tuning after the search
     workers: int | None = Field(None, ge=0)  # null: one a core; 0: in process
     tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else a database beside the runs
@@ -135,6 +145,11 @@ class SearchConfig(_Section):
         if len(value) != 1:
             raise ValueError(f"budget must name exactly one of {', '.join(BUDGET_KEYS)}")
         return value
+
+    @field_validator("racing", mode="before")
+    @classmethod
+    def _racing_or_not(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
     @field_validator("agents", mode="before")
     @classmethod
@@ -184,11 +199,12 @@ class SearchConfig(_Section):
     def digest(self) -> str:
         """The digest of every key but those that may differ between equal runs.
 
-        The default objective does not count: configurations older than the key keep their digest.
+        Some keys do not count at their default: configurations older than these keep their digest.
         """
         values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        if self.objective == ObjectiveConfig():
-            del values["objective"]
+        for key in ("objective", "score", "racing"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                del values[key]
         return digest(values)
 
 

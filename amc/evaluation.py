@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from amc.cost import Cost
+from amc.cost import Budget, Cost
 from amc.plan import Plan, digest
 
 
@@ -45,10 +45,12 @@ class Request:
 class Evaluation:
     """The answer to one request.
 
-    ``score`` is in the task's unit, higher is better (accuracy or agreement, a fraction);
-    ``reward`` is the objective's value of it. ``weights_sha256`` names the weights that fine-tuning
-    left, where it was asked for. ``observed`` holds what may differ between equal runs: times,
-    worker, measured latency.
+    ``score`` is what the search scores by, higher is better: in the task's unit (accuracy or
+    agreement, a fraction), or smooth (``amc.scores``), and then ``task_score`` is in the task's
+    unit. ``reward`` is the objective's value of ``score``. Where racing ended the evaluation after
+    the first ``stopped_after`` images, scores are estimates from these. ``weights_sha256`` names
+    the weights that fine-tuning left, where it was asked for. ``observed`` holds what may differ
+    between equal runs: times, worker, measured latency.
     """
 
     key: str
@@ -61,6 +63,25 @@ class Evaluation:
     weights_sha256: str | None = None
     cached: bool = False
     observed: dict[str, Any] = field(default_factory=dict)
+    task_score: float | None = None
+    stopped_after: int | None = None
+
+    @property
+    def in_task_unit(self) -> float:
+        """The score in the task's unit."""
+        return self.score if self.task_score is None else self.task_score
+
+
+def best_of(evaluations: Iterable[Evaluation], budget: Budget) -> Evaluation | None:
+    """Return the feasible evaluation of highest reward; of equals the cheaper or earlier.
+
+    One that racing stopped is left out, whatever its estimate: it had lost to another one.
+    """
+    return max(
+        (e for e in evaluations if e.feasible and not e.stopped_after and budget.met_by(e.cost)),
+        key=lambda e: (e.reward, -float(getattr(e.cost, budget.field))),
+        default=None,
+    )
 
 
 class Evaluator(Protocol):

@@ -1,4 +1,6 @@
-"""The evaluators below the journal: one that prices and scores, and a cache in front of it."""
+"""The evaluators around the journal: below it one that prices and scores, and a cache in front of
+that; before it, where a search races, one that knows the best so far.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from amc.cost import Budget, CostModel, cost_of
 from amc.errors import InputError
-from amc.evaluation import Evaluation, Evaluator, Request
+from amc.evaluation import Evaluation, Evaluator, Request, best_of
 from amc.objective import Objective
 from amc.plan import Plan
 from amc.sites import Site
@@ -29,11 +31,17 @@ class Pricing:
 
 
 class ScoringEvaluator:
-    """Scores on the workers, prices by the cost model, rewards by the objective."""
+    """Scores on the workers, prices by the cost model, rewards by the objective.
+
+    With ``reward_to_beat``, requests that compete for the best result race: their evaluation may
+    end early once it cannot reach that reward. Those compete that are within the budget and start
+    from the trained network as it is. The others are compared among each other, by whoever asks.
+    """
 
     def __init__(self, workers: Workers, pricing: Pricing, weights: Weights | None = None) -> None:
         self._workers, self._pricing = workers, pricing
         self.weights = weights
+        self.reward_to_beat: float | None = None
 
     def evaluate(self, requests: Sequence[Request]) -> list[Evaluation]:
         """Return one evaluation a request, in order."""
@@ -64,7 +72,18 @@ class ScoringEvaluator:
             assert self.weights is not None
             start = self.weights.start(request.parent)
         seed = int(request.digest(self._pricing.context)[:8], 16)
-        return Work(request.plan, start, request.finetune, seed)
+        return Work(request.plan, start, request.finetune, seed, self._needed(request))
+
+    def _needed(self, request: Request) -> float | None:
+        """Return the score with which the request would reach the reward; ``None``: no race."""
+        competes = request.parent is None and not request.finetune
+        if self.reward_to_beat is None or not competes:
+            return None
+        pricing = self._pricing
+        cost = cost_of(pricing.cost_model, widths_of(request.plan, pricing.sites))
+        if not pricing.budget.met_by(cost):
+            return None
+        return pricing.objective.score_for(self.reward_to_beat, cost, pricing.budget)
 
     def _evaluation(
         self, request: Request, outcome: Outcome, seen: dict[str, object]
@@ -90,6 +109,8 @@ class ScoringEvaluator:
                 "recover_s": round(outcome.recover_s, 6),
                 "score_s": round(outcome.score_s, 6),
             },
+            task_score=outcome.task_score if finite else None,
+            stopped_after=outcome.stopped_after,
         )
         if self.weights is not None:
             self.weights.note(evaluation, outcome.state)
@@ -121,6 +142,26 @@ class CachedEvaluator:
             cached = fresh.pop(key, None) is None
             answer = self._answers[key]
             answers.append(replace(answer, cached=True, observed={}) if cached else answer)
+        return answers
+
+
+class RacingEvaluator:
+    """Stands before the journal, and lets each batch race against the best answer before it.
+
+    So what is to be beaten depends on neither the workers nor on which answers are replayed. It
+    only rises: an equal request may be given an earlier answer, stopped or not.
+    """
+
+    def __init__(self, inner: Evaluator, scoring: ScoringEvaluator, budget: Budget) -> None:
+        self._inner, self._scoring, self._budget = inner, scoring, budget
+        self._best: Evaluation | None = None
+
+    def evaluate(self, requests: Sequence[Request]) -> list[Evaluation]:
+        """Return one evaluation a request, in order."""
+        self._scoring.reward_to_beat = None if self._best is None else self._best.reward
+        answers = self._inner.evaluate(requests)
+        before = [] if self._best is None else [self._best]
+        self._best = best_of([*before, *answers], self._budget)
         return answers
 
 

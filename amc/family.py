@@ -45,7 +45,7 @@ def write_family(found: Found, best: PlanFile) -> None:
         entries.append(
             {
                 "key": winner.key,
-                "score": winner.score,
+                "score": winner.in_task_unit,
                 "costs": {"predicted": winner.cost.as_json()},
                 "weights_sha256": sha256,
                 "choices": winner.request.plan.as_json(),
@@ -77,6 +77,11 @@ def _plan_of(winner: Evaluation, best: PlanFile) -> PlanFile:
             "finetuned": None,
             "choices": winner.request.plan.as_json(),
             "costs": {**common["costs"], "predicted": winner.cost.as_json(), "measured": None},
-            "accuracy": {**common["accuracy"], "search": winner.score, **untested, **untuned},
+            "accuracy": {
+                **common["accuracy"],
+                "search": winner.in_task_unit,
+                **untested,
+                **untuned,
+            },
         }
     )

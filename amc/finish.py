@@ -74,9 +74,9 @@ def finals(
     steps = session.config.finetune_steps
     results = workers.finalise([(f.best.request.plan, f.state, test, steps) for f in found])
     for one, final in zip(found, results, strict=True):
-        if final.search_score != one.best.score:
+        if final.searched != one.best.score:
             raise RuntimeError(
-                f"{one.search.name}: the winner scores {final.search_score!r} when built "
+                f"{one.search.name}: the winner scores {final.searched!r} when built "
                 f"again, but the search recorded {one.best.score!r}; the evaluation is not "
                 "reproducible here"
             )

@@ -118,6 +118,7 @@ def _line(value: Mapping[str, Any]) -> str:
 
 def _to_json(evaluation: Evaluation) -> dict[str, Any]:
     request = evaluation.request
+    some = {"task_score": evaluation.task_score, "stopped_after": evaluation.stopped_after}
     return {
         "key": evaluation.key,
         "plan": request.plan.as_json(),
@@ -131,6 +132,7 @@ def _to_json(evaluation: Evaluation) -> dict[str, Any]:
         "reason": evaluation.reason,
         "weights_sha256": evaluation.weights_sha256,
         "cached": evaluation.cached,
+        **{key: value for key, value in some.items() if value is not None},
         "observed": evaluation.observed,
     }
 
@@ -149,4 +151,6 @@ def _from_json(value: Mapping[str, Any]) -> Evaluation:
         weights_sha256=value["weights_sha256"],
         cached=value["cached"],
         observed=value["observed"],
+        task_score=value.get("task_score"),
+        stopped_after=value.get("stopped_after"),
     )

@@ -24,6 +24,13 @@ class Objective(Protocol):
         """Return the reward, a finite number."""
         ...
 
+    def score_for(self, reward: float, cost: Cost, budget: Budget) -> float:
+        """Return the score that earns ``reward`` at a ``cost`` within the budget.
+
+        A lower score earns less; minus infinity where none does.
+        """
+        ...
+
     def needs_wall(self, budget: Budget) -> bool:
         """Return whether every walk must end within the budget, because the reward ignores it."""
         ...
@@ -39,6 +46,10 @@ class ResourceConstrained:
     def __call__(self, score: float, cost: Cost, budget: Budget) -> float:
         """Return the score."""
         return score
+
+    def score_for(self, reward: float, cost: Cost, budget: Budget) -> float:
+        """Return the reward."""
+        return reward
 
     def needs_wall(self, budget: Budget) -> bool:
         """Return ``True``: nothing else keeps plans within the budget."""
@@ -63,11 +74,20 @@ class AccuracyGuaranteed:
                 f"objective.kind 'accuracy_guaranteed' needs scores of at most 1, but got "
                 f"{score:g}; scale the task's score or choose 'resource_constrained'"
             )
+        return -(1.0 - score) * self._weight(cost, budget)
+
+    def score_for(self, reward: float, cost: Cost, budget: Budget) -> float:
+        """Return the score; minus infinity where the resource is so small that all earn 0."""
+        weight = self._weight(cost, budget)
+        return 1.0 + reward / weight if weight > 0 else -math.inf
+
+    def _weight(self, cost: Cost, budget: Budget) -> float:
+        """Return the logarithm of the resource, at least 0."""
         field = BUDGET_KEYS[self.resource or budget.key]
         amount = float(getattr(cost, field))
         if field == "latency_s":
             amount *= UNITS_IN_A_SECOND
-        return -(1.0 - score) * math.log(max(amount, 1.0))
+        return math.log(max(amount, 1.0))
 
     def needs_wall(self, budget: Budget) -> bool:
         """Return whether a bound stands beside the trade: the budget is below the dense cost."""
@@ -86,6 +106,10 @@ class AccuracyWithinBudget:
     def __call__(self, score: float, cost: Cost, budget: Budget) -> float:
         """Return the score or the penalty."""
         return score if budget.met_by(cost) else self.penalty
+
+    def score_for(self, reward: float, cost: Cost, budget: Budget) -> float:
+        """Return the reward: within the budget it is the score."""
+        return reward
 
     def needs_wall(self, budget: Budget) -> bool:
         """Return ``False``: agents learn the budget from the penalty."""

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from amc import plots
 from amc.cost import Cost
-from amc.evaluation import Evaluation
+from amc.evaluation import Evaluation, best_of
 from amc.family import write_family
 from amc.files import write_bytes, write_json, write_text
 from amc.plan_file import PlanFile
@@ -76,7 +76,10 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
         "evaluations": len(found.history),
         "recovery": session.config.recovery,
         "metric": session.task.score_name,
-        "search_accuracy": found.best.score,
+        "score": session.config.score,
+        "best_score": found.best.score,
+        "stopped": sum(e.stopped_after is not None for e in found.history),
+        "search_accuracy": final.search_score,
         "search_images": len(session.task.search),
         "test_accuracy": final.test_score,
         "test_images": result.test_images,
@@ -128,9 +131,10 @@ def draw_progress(session: Session, found: Sequence[Found]) -> None:
 
 
 def _scores(session: Session, found: Found) -> list[float | None]:
-    """Return the score of every evaluation, ``None`` where it missed the budget."""
-    met = session.budget.met_by
-    return [e.score if e.feasible and met(e.cost) else None for e in found.history]
+    """Return the score of every evaluation in the task's unit, ``None`` where it is no result."""
+    return [
+        e.in_task_unit if best_of([e], session.budget) is not None else None for e in found.history
+    ]
 
 
 def _write_weights(folder: Path, name: str, state: State | None) -> dict[str, str] | None:
@@ -214,7 +218,7 @@ def _accuracy(session: Session, result: Result) -> dict[str, Any]:
     final, dense = result.final, result.dense
     return {
         "metric": session.task.score_name,
-        "search": result.found.best.score,
+        "search": final.search_score,
         "search_images": len(session.task.search),
         "test": final.test_score,
         "test_images": result.test_images,
@@ -232,7 +236,7 @@ def _draw(session: Session, found: Found, dense: Dense) -> None:
     winner = _point(session, found.best)
     plots.tradeoff(
         folder / "tradeoff.png",
-        [_point(session, evaluation) for evaluation in found.history],
+        [_point(session, e) for e in found.history if e.stopped_after is None],
         winner,
         {
             "latency_ms": 1000 * dense.cost.latency_s,
@@ -248,6 +252,6 @@ def _draw(session: Session, found: Found, dense: Dense) -> None:
 def _point(session: Session, evaluation: Evaluation) -> plots.Point:
     return {
         "latency_ms": 1000 * evaluation.cost.latency_s,
-        "accuracy": evaluation.score,
+        "accuracy": evaluation.in_task_unit,
         "feasible": evaluation.feasible and session.budget.met_by(evaluation.cost),
     }

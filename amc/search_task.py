@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from amc.cost import Budget, Cost, CostModel, cost_of
 from amc.errors import BudgetSpent, InputError
-from amc.evaluation import Evaluation, Evaluator, Request
+from amc.evaluation import Evaluation, Evaluator, Request, best_of
 from amc.plan import Plan
 from amc.reconstruction.curves import ErrorCurves
 from amc.sites import Site
@@ -112,13 +112,8 @@ class SearchTask:
         return batch
 
     def best(self) -> Evaluation | None:
-        """Return the feasible evaluation of highest reward; of equals the cheaper or earlier."""
-        feasible = [e for e in self.history if e.feasible and self.budget.met_by(e.cost)]
-        return max(
-            feasible,
-            key=lambda e: (e.reward, -float(getattr(e.cost, self.budget.field))),
-            default=None,
-        )
+        """Return the best evaluation so far that may be the result, see ``best_of``."""
+        return best_of(self.history, self.budget)
 
 
 @contextlib.contextmanager

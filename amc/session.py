@@ -17,10 +17,11 @@ from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
 from amc.data import Data
 from amc.errors import BudgetSpent, NoPlanError
 from amc.evaluation import Evaluation, Evaluator, Request
-from amc.evaluators import CachedEvaluator, Pricing, ScoringEvaluator
+from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEvaluator
 from amc.journal import Journal, JournaledEvaluator
 from amc.latency import LatencyTable
 from amc.plan import Plan, digest
+from amc.racing import Racing
 from amc.reconstruction.curves import ErrorCurves
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reconstruction.moments import MAX_COLUMNS, MAX_ROWS
@@ -68,9 +69,12 @@ class Session:
         config, task = self.config, self.task
         reconstruction = {"max_rows": MAX_ROWS, "max_columns": MAX_COLUMNS, "ridge": RIDGE}
         objective = config.objective.model_dump(mode="json")
+        racing = {} if config.racing is None else {"racing": config.racing.model_dump()}
         return {
             **({"reconstruction": reconstruction} if reconstructs(config.recovery) else {}),
             **({"objective": objective} if config.objective != ObjectiveConfig() else {}),
+            **({"search_score": config.score} if config.score != "task" else {}),
+            **racing,
             "task": task.name,
             "network_digest": task.network_digest,
             "data_digest": data_digest(task.train, task.search),
@@ -103,6 +107,8 @@ class Session:
             orders=self.space.orders if reconstructs(self.config.recovery) else {},
             batch_norm_images=self.config.batch_norm_images,
             fold_batch_norm=self.config.fold_batch_norm,
+            search_score=self.config.score,
+            racing=None if self.config.racing is None else Racing(**dict(self.config.racing)),
         )
 
     @property
@@ -151,6 +157,12 @@ class Session:
             self.budget,
             digest(self.facts),
         )
+
+    def racing(self, evaluator: Evaluator, scoring: ScoringEvaluator) -> Evaluator:
+        """Return ``evaluator``, in whose depth ``scoring`` is, racing where the run is to."""
+        if self.config.racing is None:
+            return evaluator
+        return RacingEvaluator(evaluator, scoring, self.budget)
 
     def unevaluated_task(self, agent: str) -> SearchTask:
         """Return a task for ``Agent.check``, which evaluates nothing."""
@@ -201,7 +213,7 @@ def run_search(
         start = weights.start(parent)
         return session.space.plan(widths, state_tensors(start.state), start.plan)
 
-    evaluator = JournaledEvaluator(cache, journal)
+    evaluator = session.racing(JournaledEvaluator(cache, journal), scoring)
     task = session.search_task(search.agent, search.seed, evaluator, make_plan)
     bar = reporter.task(f"{search.agent} seed {search.seed}", task.evaluations)
     task.on_batch = lambda batch: _report(session, task, batch, bar, tracker)
@@ -229,7 +241,9 @@ def _report(
     session: Session, task: SearchTask, batch: list[Evaluation], bar: Any, tracker: Tracker
 ) -> None:
     best = task.best()
-    note = "no plan within the budget yet" if best is None else f"best {100 * best.score:.2f}%"
+    note = f"best {100 * best.in_task_unit:.2f}%" if best else "no plan within the budget yet"
+    if stopped := sum(e.stopped_after is not None for e in task.history):
+        note += f", {stopped} stopped early"
     bar.advance(len(batch), note)
     rows = [point(session, e) for e in batch]
     if best is not None:
@@ -247,6 +261,8 @@ def point(session: Session, evaluation: Evaluation) -> dict[str, float]:
         "macs": cost.macs,
         "params": cost.params,
         "budget_used": float(getattr(cost, BUDGET_KEYS[session.budget.key])) / session.budget.limit,
+        **({} if evaluation.task_score is None else {"task_score": evaluation.task_score}),
+        **({} if evaluation.stopped_after is None else {"stopped_after": evaluation.stopped_after}),
     }
 
 

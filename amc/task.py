@@ -245,8 +245,13 @@ def accuracy(outputs: Tensor, labels: Tensor) -> float:
 
     ``outputs`` is ``[B, K]``; ``labels`` int64 ``[B]``, or another network's outputs ``[B, K]``.
     """
+    return float(right(outputs, labels).mean())
+
+
+def right(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 for each example whose largest output is at the label, else 0; float64 ``[B]``."""
     target = labels.argmax(-1) if labels.dtype.is_floating_point else labels
-    return float((outputs.argmax(-1) == target).double().mean())
+    return (outputs.argmax(-1) == target).double()
 
 
 def _labelled(network: nn.Module, data: Data) -> Data:

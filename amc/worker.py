@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc.compress import compress, kept_of, narrow
+from amc.config import ScoreName
 from amc.coupling import ChannelGroup
 from amc.data import Data
 from amc.folding import folded, folds_of
 from amc.plan import Plan
+from amc.racing import Racing
 from amc.reconstruction.consumers import Orders
 from amc.recovery import Recovery
+from amc.scores import Scored, SearchScore
 from amc.search_task import preserved_generators, seed_everything
 from amc.task import Score
 from amc.training import Schedule, fit
@@ -40,19 +43,24 @@ class Start:
 
 @dataclass(frozen=True)
 class Work:
-    """One plan to score. ``finetune`` steps of training come first, seeded by ``seed``."""
+    """One plan to score. ``finetune`` steps of training come first, seeded by ``seed``.
+
+    Where racing, scoring may end once the score is below ``needed``; ``None``: it never does.
+    """
 
     plan: Plan
     start: Start | None
     finetune: int | None
     seed: int
+    needed: float | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """``score`` (NaN where outputs were not finite), weights after fine-tuning, and times.
 
-    ``recover_s`` includes ``reconstruct_s``, but not what is prepared once a worker.
+    ``task_score`` and ``stopped_after`` are those of ``amc.scores.Scored``. ``recover_s`` includes
+    ``reconstruct_s``, but not what is prepared once a worker.
     """
 
     score: float
@@ -62,16 +70,20 @@ class Outcome:
     recover_s: float
     finetune_s: float
     score_s: float
+    task_score: float | None = None
+    stopped_after: int | None = None
 
 
 @dataclass(frozen=True)
 class Final:
     """A winner on images that no search has seen, before and after the same short fine-tuning.
 
+    Scores are the task's own, but for ``searched``, which is what the search scored it by.
     ``state`` are the weights that its score depended on, ``None`` where they follow from plan and
     statistics; ``notes`` say what is to be known of how they were reconstructed.
     """
 
+    searched: float
     search_score: float
     test_score: float | None
     finetuned_search_score: float | None
@@ -87,7 +99,8 @@ class Job:
 
     ``orders`` has each group's channels, the most important first, where ``recovery`` uses them;
     ``batch_norm_images`` is how many of ``calibration`` statistics come from (``None``: all). With
-    ``fold_batch_norm`` networks are scored with BatchNorm folded away (``amc.folding``).
+    ``fold_batch_norm`` networks are scored with BatchNorm folded away (``amc.folding``). A search
+    scores by ``search_score`` (``amc.scores``); where ``racing``, the images' order is drawn.
     """
 
     network: nn.Module
@@ -101,6 +114,8 @@ class Job:
     orders: Orders = field(default_factory=dict)
     batch_norm_images: int | None = None
     fold_batch_norm: bool = True
+    search_score: ScoreName = "task"
+    racing: Racing | None = None
 
 
 class Worker:
@@ -108,12 +123,13 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(1)
+        images = job.racing.order(len(job.search)) if job.racing else slice(None)
         self.job = replace(
             job,
             network=job.network.eval(),
             calibration=job.calibration.channels_last(),
             train=job.train.channels_last(),
-            search=job.search.channels_last(),
+            search=job.search[images].channels_last(),
         )
         self.recovery = Recovery(
             job.recovery,
@@ -125,6 +141,10 @@ class Worker:
         )
         example = self.job.search[:2].inputs
         self.folds = folds_of(self.job.network, example) if job.fold_batch_norm else ()
+        self._search_score: SearchScore | None = None
+        if job.racing or job.search_score != "task":
+            score_of = job.search_score, self.job.search, job.score, job.racing
+            self._search_score = SearchScore(*score_of, self.job.network, BATCH)
 
     def run(self, work: Work) -> Outcome:
         """Return the score of one plan on the search split, and weights if it was fine-tuned.
@@ -149,17 +169,19 @@ class Worker:
         clock.append(time.perf_counter())
         self.recovery.recalibrate(network)
         clock.append(time.perf_counter())
-        value = self._score(network, self.job.search)
+        scored = self._searched(network, work.needed)
         clock.append(time.perf_counter())
         build_s, reconstruct_s, finetune_s, recalibrate_s, score_s = np.diff(clock).tolist()
         return Outcome(
-            score=value,
+            score=scored.score,
             state=state_arrays(network) if work.finetune else None,
             build_s=build_s,
             reconstruct_s=reconstruct_s,
             recover_s=reconstruct_s + recalibrate_s,
             finetune_s=finetune_s,
             score_s=score_s,
+            task_score=scored.task_score,
+            stopped_after=scored.stopped_after,
         )
 
     def build(self, plan: Plan, start: Start | None) -> nn.Module:
@@ -193,24 +215,38 @@ class Worker:
             self.recovery.reconstruct(network, kept_of(plan))
             self.recovery.recalibrate(network)
             own = state_arrays(network) if self.recovery.reconstructs else None
-        search_score = self._score(network, self.job.search)
-        test_score = None if test is None else self._score(network, test)
-        if not steps:
-            return Final(search_score, test_score, None, None, None, own, self.recovery.notes)
-        fit(network, self.job.train, replace(self.job.short_term, steps=steps), seed=0)
-        return Final(
-            search_score,
-            test_score,
-            finetuned_search_score=self._score(network, self.job.search),
-            finetuned_test_score=None if test is None else self._score(network, test),
-            finetuned_state=state_arrays(network),
+        scored = self._searched(network, None)
+        final = Final(
+            searched=scored.score,
+            search_score=scored.in_task_unit,
+            test_score=None if test is None else self._score(network, test),
+            finetuned_search_score=None,
+            finetuned_test_score=None,
+            finetuned_state=None,
             state=own,
             notes=self.recovery.notes,
         )
+        if not steps:
+            return final
+        fit(network, self.job.train, replace(self.job.short_term, steps=steps), seed=0)
+        return replace(
+            final,
+            finetuned_search_score=self._score(network, self.job.search),
+            finetuned_test_score=None if test is None else self._score(network, test),
+            finetuned_state=state_arrays(network),
+        )
+
+    def _searched(self, network: nn.Module, needed: float | None) -> Scored:
+        """Return what the search scores ``network`` by; see ``Work`` for ``needed``."""
+        if self._search_score is None:
+            return Scored(self._score(network, self.job.search))
+        return self._search_score(self._for_scoring(network), needed)
+
+    def _for_scoring(self, network: nn.Module) -> nn.Module:
+        return folded(network, self.folds) if self.folds else network
 
     def _score(self, network: nn.Module, data: Data) -> float:
-        scored = folded(network, self.folds) if self.folds else network
-        return score(scored, data, self.job.score)
+        return score(self._for_scoring(network), data, self.job.score)
 
 
 @torch.inference_mode()

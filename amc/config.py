@@ -127,6 +127,7 @@ class SearchConfig(_Section):
     calibration_images: int = Field(1000, ge=1)
     batch_norm_images: int | None = Field(None, ge=1)  # of those, for statistics; null: all
     fold_batch_norm: bool = True  # before scoring; equal but for rounding
+    cache: bool = True  # equal plans are scored once
     score: ScoreName = "task"
     racing: RacingConfig | None = None  # true: with its defaults; false: null
     finetune_steps: int = Field(120, ge=0)  # the short fine-tuning after the search
@@ -202,7 +203,7 @@ class SearchConfig(_Section):
         Some keys do not count at their default: configurations older than these keep their digest.
         """
         values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        for key in ("objective", "score", "racing"):
+        for key in ("objective", "cache", "score", "racing"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
         return digest(values)

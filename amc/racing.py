@@ -9,8 +9,9 @@ time with probability ``1 - confidence`` at most (Ville's inequality). So it may
 often as one likes; values in [0, 1] are all that is asked for, and a small variance helps.
 
 The chance is over the order of the images. The plan that would win a search is stopped with
-probability ``1 - confidence`` at most. So where proposals do not depend on scores, the search ends
-at another plan than without racing with that probability at most.
+probability ``1 - confidence`` at most: needing its own score it would be, and it needs no more than
+that; the capital rises with what is needed, so that this may depend on the order as well. Where
+proposals do not depend on scores, a search that races ends at another plan so rarely, too.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ class Session:
             **({"objective": objective} if config.objective != ObjectiveConfig() else {}),
             **({"search_score": config.score} if config.score != "task" else {}),
             **racing,
+            **({} if config.cache else {"cache": False}),
             "task": task.name,
             "network_digest": task.network_digest,
             "data_digest": data_digest(task.train, task.search),
@@ -201,7 +202,7 @@ def run_search(
     pricing = session.pricing()
     scoring = ScoringEvaluator(workers, pricing)
     weights = scoring.weights = Weights(search.folder / "weights", scoring.rerun)
-    cache = CachedEvaluator(scoring, pricing.context)
+    cache = CachedEvaluator(scoring, pricing.context, enabled=session.config.cache)
     journal = Journal(search.journal, session.facts)
     for evaluation in journal.records:
         weights.note(evaluation)

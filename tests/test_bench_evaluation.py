@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amc import app, app_bench
+from amc import app, app_bench, worker
 from amc.bench_evaluation import random_plans
 from amc.bench_reference import Reference
 from amc.compress import compress
@@ -31,7 +31,9 @@ TINY = {**SMALL, "recovery": "least_squares", "search_images": 100, "calibration
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
     out = tmp_path_factory.mktemp("bench")
-    made = app_bench.bench_evaluation([parse_config(TINY)], 8, plans=2, rounds=2, out=out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "BATCH", 10)  # looks while racing
+        made = app_bench.bench_evaluation([parse_config(TINY)], 8, plans=2, rounds=2, out=out)
     return made, out
 
 
@@ -57,6 +59,11 @@ def test_an_evaluation_is_the_sum_of_its_parts(rows: tuple[list[dict[str, Any]],
     made = row["search_requests"] - row["search_cached"]
     total = row["agent_s"] + made * row["search_evaluation_s"]
     assert total == pytest.approx(row["search_s"])
+    assert 1 <= row["search_stopped"] < made
+    assert 0 < row["search_image_share"] <= made / 8
+    request_s = row["search_s"] / row["search_requests"]
+    assert row["reference_over_search_evaluation"] == pytest.approx(row["reference_s"] / request_s)
+    assert row["reference_over_search_work"] > row["reference_over_search_evaluation"]
 
 
 def test_shortcuts_leave_the_scores_as_they_are(rows: tuple[list[dict[str, Any]], Path]) -> None:

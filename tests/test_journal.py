@@ -101,6 +101,14 @@ def test_equal_requests_are_evaluated_once_and_marked() -> None:
     assert inner.asked == 2
 
 
+def test_without_the_cache_every_request_is_evaluated() -> None:
+    inner = Counting()
+    plain = CachedEvaluator(inner, "c", enabled=False)
+    assert not any(a.cached for a in plain.evaluate([request(1), request(1)]))
+    plain.evaluate([request(1)])
+    assert inner.asked == 3
+
+
 def test_a_request_is_more_than_its_plan() -> None:
     plan = request(1).plan
     keys = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEva
 from amc.journal import Journal, JournaledEvaluator, read_journal
 from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, ResourceConstrained
 from amc.plan import Plan, digest
-from amc.racing import Racing
+from amc.racing import Racing, log_capital
 from amc.reporting import SilentReporter
 from amc.worker import Final, Outcome, Start, Work, Worker
 from amc.workers import FinalWork
@@ -80,6 +81,12 @@ def test_what_can_no_longer_be_reached_is_lost_for_certain() -> None:
     assert not sure.lost(wrong, 100, 0.90)
     assert sure.lost(wrong, 100, 0.9001)
     assert not sure.lost(np.ones(99), 100, 1.0)
+
+
+def test_the_more_is_needed_the_sooner_a_plan_is_lost() -> None:
+    values = np.random.default_rng(0).permutation(POPULATIONS["even"])[:150]
+    capitals = [log_capital(values, IMAGES, needed) for needed in (0.3, 0.5, 0.55, 0.7, 0.9)]
+    assert all((low <= high).all() for low, high in itertools.pairwise(capitals))
 
 
 class Recording:
@@ -244,17 +251,18 @@ def test_a_stopped_record_survives_the_journal_and_answers_equal_requests(tmp_pa
 def test_without_racing_and_smooth_scores_digests_are_as_they_were() -> None:
     config = parse_config({**SMALL, "racing": False, "score": "task"})
     before = config.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-    assert [before.pop(key) for key in ("racing", "score")] == [None, "task"]
+    assert [before.pop(key) for key in ("racing", "score", "cache")] == [None, "task", True]
     del before["objective"]
     assert config.digest == digest(before) == parse_config(SMALL).digest
     session, _ = app.prepare(config, SilentReporter())
-    assert session.facts.keys().isdisjoint({"racing", "search_score"})
+    assert session.facts.keys().isdisjoint({"racing", "search_score", "cache"})
     others: list[dict[str, Any]] = [
         {"racing": True},
         {"racing": {"confidence": 0.9}},
         {"score": "agreement"},
+        {"cache": False},
     ]
-    assert len({config.digest, *(parse_config({**SMALL, **o}).digest for o in others)}) == 4
+    assert len({config.digest, *(parse_config({**SMALL, **o}).digest for o in others)}) == 5
 
 
 @pytest.mark.parametrize("confidence", [0.2, 1.0, float("nan")])

@@ -219,19 +219,6 @@ def test_a_race_that_is_gone_on_with_comes_to_the_same(tmp_path: Path, agent: st
     assert any(e.stopped_after for e in whole)
 
 
-def test_any_number_of_workers_comes_to_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()  # Ray's workers have batches of their own
-    monkeypatch.setattr(finish, "_measure", lambda *_: {})
-    for workers in (0, 1, 2):
-        config = racing_config("random_search", workers=workers, score="agreement", evaluations=12)
-        app.search(config, tmp_path / str(workers))
-    answers = [records(tmp_path / str(workers), "random_search") for workers in (0, 1, 2)]
-    assert answers[0] == answers[1] == answers[2]
-    assert any(evaluation.stopped_after for evaluation in answers[0])
-
-
 def test_a_stopped_record_survives_the_journal_and_answers_equal_requests(tmp_path: Path) -> None:
     task, path = toy_task(), tmp_path / "journal.jsonl"
     (answer,) = task.evaluate([task.plan(task.smallest_widths)])

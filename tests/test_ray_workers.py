@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from amc import app
 from amc.config import parse_config
 from amc.ray_workers import RayWorkers
 from amc.reporting import SilentReporter
-from amc.session import Session
+from amc.run_folder import RunFolder
+from amc.session import Session, run_search
+from amc.tracking import NullTracker
 from amc.worker import Outcome, Start, Work
 from amc.workers import InProcess
 from tests.conftest import SMALL
@@ -20,14 +25,12 @@ from tests.conftest import SMALL
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    from amc import app
-
     return app.prepare(parse_config(SMALL), SilentReporter())[0]
 
 
 @pytest.fixture(scope="module")
 def pool(session: Session) -> Iterator[RayWorkers]:
-    workers = RayWorkers(session.job(), 2)
+    workers = RayWorkers(session.job(), 2, cores=5)  # room for other pools beside it
     yield workers
     workers.close()
 
@@ -73,3 +76,31 @@ def test_a_killed_worker_is_replaced(session: Session, pool: RayWorkers) -> None
     os.kill(int(names[0].rpartition(":")[2]), signal.SIGKILL)
     after = pool.run(batch)
     assert all(same(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.usefixtures("pool")
+def test_a_search_that_races_is_the_same_on_any_number(session: Session, tmp_path: Path) -> None:
+    config = parse_config(
+        {
+            **SMALL,
+            "agents": ["random_search"],
+            "evaluations": 16,
+            "racing": True,
+            "score": "agreement",
+        }
+    )
+    racing = replace(session, config=app.frozen(config))
+    histories = []
+    for count in (0, 1, 2):
+        workers = RayWorkers(racing.job(), count) if count else InProcess(racing.job())
+        folder = RunFolder.create(
+            tmp_path / str(count), racing.config, racing.facts, racing.table.as_json()
+        )
+        method = app.make_agent("random_search", {})
+        found = run_search(
+            racing, folder.searches[0], method, workers, SilentReporter(), NullTracker()
+        )
+        workers.close()
+        histories.append([replace(evaluation, observed={}) for evaluation in found.history])
+    assert histories[0] == histories[1] == histories[2]
+    assert any(evaluation.stopped_after for evaluation in histories[0])

@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.set-up
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-CSRC := CMakeLists.txt $(wildcard amc/kernels/csrc/*.cpp amc/kernels/csrc/*.h*)
+CSRC := CMakeLists.txt $(wildcard amc/*/csrc/*.cpp amc/*/csrc/*.h*)
 # CMake and ninja of the environment; where it has none, the system's.
 CMAKE := PATH="$(CURDIR)/$(BIN):$$PATH" cmake
 CONFIGURE = $(CMAKE) -S . -B build/kernels -G Ninja || { rm -f build/kernels/CMakeCache.txt; exit 1; }
@@ -79,4 +79,4 @@ emulate:
 		qemu-aarch64 -L /usr/$(ARM) build/aarch64/amc_corpus $(EMULATED); fi
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache amc/kernels/libamc_kernels.so
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache amc/*/libamc_*.so

@@ -2,6 +2,12 @@
 
 Every plan is evaluated with shortcuts and without them, run forward alone, and evaluated as
 published (``amc.bench_reference``), in turns within one session. A whole ``ddpg`` search follows.
+
+A shortcut leaves out work that an evaluation asks for: BatchNorm folded into weights, answers from
+the cache. Which library, memory format and batch size run the network is none: ``evaluation_s`` is
+without shortcuts, and by ``amc.scoring`` where the session has it on, whose compiled layers apply
+every BatchNorm to the sums of a convolution; ``eager_...`` is by plain torch. ``forward_s`` is of
+the same forward pass as ``evaluation_s``, so that ``over_forward`` is what we add to it.
 """
 
 from __future__ import annotations
@@ -13,16 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from amc.bench_reference import Reference
 from amc.compress import compress, kept_of
 from amc.data import Data
 from amc.evaluation import Request
 from amc.evaluators import ScoringEvaluator
-from amc.folding import folded, folds_of
 from amc.plan import Plan
 from amc.reporting import Reporter
+from amc.scoring.program import Forward
 from amc.session import Found, Session
 from amc.worker import BATCH
 from amc.workers import InProcess
@@ -56,14 +61,16 @@ def evaluation(
     plans = random_plans(session, settings.plans, settings.seed)
     with reporter.task(f"timing {session.task.name}", len(plans) * settings.rounds) as bar:
         fast, preparation_s = _prepared(session)
-        plain, plain_preparation_s = _prepared(_without_shortcuts(session))
+        plain, plain_preparation_s = _prepared(_changed(session, fold_batch_norm=False, racing=None))
+        eager, _ = _prepared(_changed(session, fold_batch_norm=False, racing=None, fast_scoring=False))
+        pools = _Pools(fast, plain, eager)
         begin = time.perf_counter()
         reference = Reference(session.task.network, session.space.groups, session.calibration)
         reference_preparation_s = time.perf_counter() - begin
         turns = []
         for turn in range(settings.rounds):
             for plan in plans:
-                turns.append(_turn(session, plan, fast, plain, reference))
+                turns.append(_turn(session, plan, pools, reference))
                 bar.advance(1, f"round {turn + 1} of {settings.rounds}")
     summary = _summary(turns, len(session.task.search))
     return {
@@ -101,9 +108,17 @@ def random_plans(session: Session, count: int, seed: int) -> list[Plan]:
     return plans
 
 
-def _without_shortcuts(session: Session) -> Session:
-    plain = {"fold_batch_norm": False, "racing": None}
-    return replace(session, config=session.config.model_copy(update=plain))
+@dataclass(frozen=True)
+class _Pools:
+    """A worker with shortcuts, one without, and one that scores by plain torch."""
+
+    fast: InProcess
+    plain: InProcess
+    eager: InProcess
+
+
+def _changed(session: Session, **options: bool | None) -> Session:
+    return replace(session, config=session.config.model_copy(update=options))
 
 
 def _prepared(session: Session) -> tuple[InProcess, float]:
@@ -114,32 +129,35 @@ def _prepared(session: Session) -> tuple[InProcess, float]:
     return pool, time.perf_counter() - begin
 
 
-def _turn(
-    session: Session, plan: Plan, fast: InProcess, plain: InProcess, reference: Reference
-) -> dict[str, float]:
+def _turn(session: Session, plan: Plan, pools: _Pools, reference: Reference) -> dict[str, float]:
     """Return the times and scores of one plan, each way of evaluating it once."""
-    folds = folds_of(session.task.network, session.task.search[:2].inputs)
     bare = compress(session.task.network, session.space.groups, kept_of(plan)).eval()
     bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     search = session.task.search.channels_last()
-    own = _evaluated(_without_shortcuts(session), plain, plan)
-    forward_s = _forward_s(bare, search)
-    quick = _evaluated(session, fast, plan)
-    folded_forward_s = _forward_s(folded(bare, folds), search)
+    own = _evaluated(session, pools.plain, plan)
+    forward_s = _forward_s(pools.plain.worker.forward_of(bare), search)
+    quick = _evaluated(session, pools.fast, plan)
+    folded_forward_s = _forward_s(pools.fast.worker.forward_of(bare), search)
+    eager = _evaluated(session, pools.eager, plan)
+    eager_forward_s = _forward_s(bare, search)
     published = reference.evaluate(kept_of(plan), search, session.task.score)
     return {
         **own,
         "forward_s": forward_s,
         "shortcut_evaluation_s": quick["evaluation_s"],
         "folded_forward_s": folded_forward_s,
+        "eager_evaluation_s": eager["evaluation_s"],
+        "eager_forward_s": eager_forward_s,
         "reference_s": published.evaluation_s,
         "reference_reconstruct_s": published.reconstruct_s,
         "reference_forward_s": published.score_s,
         "over_forward": own["evaluation_s"] / forward_s,
         "shortcuts_over_folded_forward": quick["evaluation_s"] / folded_forward_s,
+        "eager_over_forward": eager_forward_s / forward_s,
         "reference_over_evaluation": published.evaluation_s / own["evaluation_s"],
         "score_difference": own["score"] - published.score,
         "shortcut_score_difference": quick["score"] - own["score"],
+        "eager_score_difference": eager["score"] - own["score"],
     }
 
 
@@ -171,7 +189,9 @@ def _evaluated(session: Session, pool: InProcess, plan: Plan) -> dict[str, float
 
 
 @torch.inference_mode()
-def _forward_s(network: nn.Module, data: Data) -> float:
+def _forward_s(network: Forward, data: Data) -> float:
+    """Return the seconds of a forward pass over ``data``, weights packed before."""
+    network(*data[:2].inputs)
     begin = time.perf_counter()
     for batch in data.batches(BATCH):
         network(*batch.inputs)

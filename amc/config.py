@@ -130,6 +130,7 @@ class SearchConfig(_Section):
     cache: bool = True  # equal plans are scored once
     score: ScoreName = "task"
     racing: RacingConfig | None = None  # true: with its defaults; false: null
+    fast_scoring: bool = True  # amc.scoring's own forward pass; equal but for rounding
     finetune_steps: int = Field(120, ge=0)  # the short fine-tuning after the search
     workers: int | None = Field(None, ge=0)  # null: one a core; 0: in process
     tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else a database beside the runs

@@ -198,7 +198,11 @@ def _plan_file(
     dense, tuned = rows[0], rows[-1]
     parts = job.plan.model_dump(mode="json")
     parts |= {"weights": weights, "finetuned": None}
-    parts["evaluation"]["data"] = job.settings.data or job.plan.evaluation.data
+    parts["evaluation"] |= {
+        "data": job.settings.data or job.plan.evaluation.data,
+        "fold_batch_norm": False,
+        "fast_scoring": False,
+    }
     parts["accuracy"] = {
         "metric": job.task.score_name,
         "search": tuned["search_accuracy"],

@@ -110,6 +110,9 @@ class EvaluationPart(_Part):
         None, ge=1, description="calibration images that statistics come from; null: all"
     )
     fold_batch_norm: bool = Field(False, description="whether scores are of a folded network")
+    fast_scoring: bool = Field(
+        False, description="whether scores are of amc.scoring's forward pass"
+    )
     recovery: RecoveryName
 
 

@@ -26,6 +26,7 @@ from amc.latency.table import network_key
 from amc.plan_file import FilePart, PlanFile, read_plan
 from amc.pricing import is_here
 from amc.recovery import Recovery
+from amc.scoring.program import Forward, Program
 from amc.task import LoadedTask, load_task
 from amc.timing import measure_networks
 from amc.weights import state_sha256
@@ -198,8 +199,7 @@ def accuracy(
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task)
     search = task.search[: plan.evaluation.search_images or len(task.search)]
-    folds = folds_of(task.network, search[:2].inputs) if plan.evaluation.fold_batch_norm else ()
-    scored = folded(network, folds)
+    scored = _scored(plan, task.network, network, search[:2].inputs)
     now = {
         "search": score(scored, search, task.score),
         "test": None if task.test is None else score(scored, task.test, task.score),
@@ -213,6 +213,17 @@ def accuracy(
     facts["reproduced"] = same and plan.accuracy.test in (None, now["test"])
     facts["test_images"] = 0 if task.test is None else len(task.test)
     return plan, task, network, facts
+
+
+def _scored(
+    plan: PlanFile, dense: nn.Module, network: nn.Module, example: tuple[Tensor, ...]
+) -> Forward:
+    """Return the forward pass that the plan's scores on record come from."""
+    fold = plan.evaluation.fold_batch_norm
+    program = Program.of(dense, network, example) if plan.evaluation.fast_scoring else None
+    if program is not None:
+        return program.bind(network, fold)
+    return folded(network, folds_of(dense, example)) if fold else network
 
 
 def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict[str, Any]:

@@ -180,6 +180,7 @@ def _plan_file(
                 "calibration_images": config.calibration_images,
                 "batch_norm_images": config.batch_norm_images,
                 "fold_batch_norm": config.fold_batch_norm,
+                "fast_scoring": config.fast_scoring,
                 "recovery": config.recovery,
             },
             "provenance": {

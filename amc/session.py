@@ -87,6 +87,7 @@ class Session:
             "calibration_images": config.calibration_images,
             "batch_norm_images": config.batch_norm_images,
             "fold_batch_norm": config.fold_batch_norm,
+            "fast_scoring": config.fast_scoring,
             "search_images": len(task.search),
             "score": task.score_name,
             "short_term": asdict(SHORT_TERM),
@@ -110,6 +111,7 @@ class Session:
             fold_batch_norm=self.config.fold_batch_norm,
             search_score=self.config.score,
             racing=None if self.config.racing is None else Racing(**dict(self.config.racing)),
+            fast_scoring=self.config.fast_scoring,
         )
 
     @property

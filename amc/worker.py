@@ -25,6 +25,7 @@ from amc.racing import Racing
 from amc.reconstruction.consumers import Orders
 from amc.recovery import Recovery
 from amc.scores import Scored, SearchScore
+from amc.scoring.program import Forward, Program
 from amc.search_task import preserved_generators, seed_everything
 from amc.task import Score
 from amc.training import Schedule, fit
@@ -99,8 +100,9 @@ class Job:
 
     ``orders`` has each group's channels, the most important first, where ``recovery`` uses them;
     ``batch_norm_images`` is how many of ``calibration`` statistics come from (``None``: all). With
-    ``fold_batch_norm`` networks are scored with BatchNorm folded away (``amc.folding``). A search
-    scores by ``search_score`` (``amc.scores``); where ``racing``, the images' order is drawn.
+    ``fold_batch_norm`` networks are scored with BatchNorm folded away (``amc.folding``), with
+    ``fast_scoring`` by ``amc.scoring`` where it can take the network. A search scores by
+    ``search_score`` (``amc.scores``); where ``racing``, the images' order is drawn.
     """
 
     network: nn.Module
@@ -116,6 +118,7 @@ class Job:
     fold_batch_norm: bool = True
     search_score: ScoreName = "task"
     racing: Racing | None = None
+    fast_scoring: bool = True
 
 
 class Worker:
@@ -140,7 +143,9 @@ class Worker:
             job.batch_norm_images,
         )
         example = self.job.search[:2].inputs
-        self.folds = folds_of(self.job.network, example) if job.fold_batch_norm else ()
+        self.program = _program(self.job, example) if job.fast_scoring else None
+        folds = job.fold_batch_norm and self.program is None
+        self.folds = folds_of(self.job.network, example) if folds else ()
         self._search_score: SearchScore | None = None
         if job.racing or job.search_score != "task":
             score_of = job.search_score, self.job.search, job.score, job.racing
@@ -240,17 +245,26 @@ class Worker:
         """Return what the search scores ``network`` by; see ``Work`` for ``needed``."""
         if self._search_score is None:
             return Scored(self._score(network, self.job.search))
-        return self._search_score(self._for_scoring(network), needed)
+        return self._search_score(self.forward_of(network), needed)
 
-    def _for_scoring(self, network: nn.Module) -> nn.Module:
+    def forward_of(self, network: nn.Module) -> Forward:
+        """Return the forward pass that ``network``, in evaluation mode, is scored with."""
+        if self.program is not None:
+            return self.program.bind(network, self.job.fold_batch_norm)
         return folded(network, self.folds) if self.folds else network
 
     def _score(self, network: nn.Module, data: Data) -> float:
-        return score(self._for_scoring(network), data, self.job.score)
+        return score(self.forward_of(network), data, self.job.score)
+
+
+def _program(job: Job, example: tuple[Tensor, ...]) -> Program | None:
+    """Return the program of a job's networks, ``None`` where they must be run as they are."""
+    half = {group.name: range(max(1, group.channels // 2)) for group in job.groups}
+    return Program.of(job.network, compress(job.network, job.groups, half), example)
 
 
 @torch.inference_mode()
-def score(network: nn.Module, data: Data, function: Score) -> float:
+def score(network: Forward, data: Data, function: Score) -> float:
     """Return the mean score over ``data``, weighted by batch length; NaN for non-finite outputs."""
     total = 0.0
     for batch in data.batches(BATCH):

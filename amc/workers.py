@@ -38,25 +38,25 @@ class InProcess:
     """Does the work here, one piece after the other."""
 
     def __init__(self, job: Job) -> None:
-        self._worker = Worker(job)
+        self.worker = Worker(job)
 
     def prepare(self) -> None:
         """Do now what is the same for all plans; otherwise the first one pays for it."""
-        self._worker.recovery.prepare()
+        self.worker.recovery.prepare()
 
     def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
         """See ``Workers.run``."""
         outcomes = []
         for position, work in enumerate(batch):
             start = time.perf_counter()
-            outcomes.append(self._worker.run(work))
+            outcomes.append(self.worker.run(work))
             if finished is not None:
                 finished(position, time.perf_counter() - start, "in-process")
         return outcomes
 
     def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
         """See ``Workers.finalise``."""
-        return [self._worker.finalise(*work) for work in batch]
+        return [self.worker.finalise(*work) for work in batch]
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -69,6 +69,7 @@ def test_an_evaluation_is_the_sum_of_its_parts(rows: tuple[list[dict[str, Any]],
 def test_shortcuts_leave_the_scores_as_they_are(rows: tuple[list[dict[str, Any]], Path]) -> None:
     (row,), _ = rows
     assert row["largest_shortcut_score_difference"] <= 0.01  # one of 100 images
+    assert row["largest_eager_score_difference"] <= 0.01
     assert row["largest_score_difference"] <= 0.1
 
 

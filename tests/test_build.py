@@ -131,5 +131,5 @@ def test_setup_runs_again_when_the_build_changes() -> None:
         check=False,
     )
     (rule,) = re.findall(r"^\.venv/\.set-up: (pyproject.*)$", done.stdout, re.MULTILINE)
-    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "amc/kernels/csrc").glob("*.*")}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "amc").glob("*/csrc/*.*")}
     assert sources | {"pyproject.toml", "constraints.txt", "CMakeLists.txt"} == set(rule.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,17 @@ def test_dropout_draws_the_seed_of_the_work() -> None:
         assert final.finetuned_state is not None
         finals.append(state_sha256(final.finetuned_state))
     assert finals[0] == finals[1]
+
+
+def test_scores_are_equal_with_fast_scoring_and_without() -> None:
+    made, space = job()
+    plan = space.plan([4])
+    scores = []
+    for fast in (True, False):
+        worker = Worker(replace(made, fast_scoring=fast))
+        assert (worker.program is not None) == fast
+        scores.append(worker.run(Work(plan, None, None, 0)).score)
+    assert scores[0] == scores[1]
 
 
 def test_a_search_cannot_reach_the_test_split() -> None:

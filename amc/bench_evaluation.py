@@ -6,7 +6,8 @@ published (``amc.bench_reference``), in turns within one session. A whole ``ddpg
 A shortcut leaves out work that an evaluation asks for: BatchNorm folded into weights, answers from
 the cache. Which library, memory format and batch size run the network is none: ``evaluation_s`` is
 without shortcuts, and by ``amc.scoring`` where the session has it on, whose compiled layers apply
-every BatchNorm to the sums of a convolution; ``eager_...`` is by plain torch. ``forward_s`` is of
+every BatchNorm to the sums of a convolution; ``eager_...`` is by plain torch,
+``eager_forward_s`` at its own best batch size. ``forward_s`` is of
 the same forward pass as ``evaluation_s``, so that ``over_forward`` is what we add to it.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amc.bench_reference import Reference
+from amc.bench_reference import SCORING_BATCH, Reference
 from amc.compress import compress, kept_of
 from amc.data import Data
 from amc.evaluation import Request
@@ -139,7 +140,7 @@ def _turn(session: Session, plan: Plan, pools: _Pools, reference: Reference) -> 
     quick = _evaluated(session, pools.fast, plan)
     folded_forward_s = _forward_s(pools.fast.worker.forward_of(bare), search)
     eager = _evaluated(session, pools.eager, plan)
-    eager_forward_s = _forward_s(bare, search)
+    eager_forward_s = _forward_s(bare, search, SCORING_BATCH)
     published = reference.evaluate(kept_of(plan), search, session.task.score)
     return {
         **own,
@@ -189,11 +190,11 @@ def _evaluated(session: Session, pool: InProcess, plan: Plan) -> dict[str, float
 
 
 @torch.inference_mode()
-def _forward_s(network: Forward, data: Data) -> float:
+def _forward_s(network: Forward, data: Data, size: int = BATCH) -> float:
     """Return the seconds of a forward pass over ``data``, weights packed before."""
     network(*data[:2].inputs)
     begin = time.perf_counter()
-    for batch in data.batches(BATCH):
+    for batch in data.batches(size):
         network(*batch.inputs)
     return time.perf_counter() - begin
 

@@ -31,7 +31,7 @@ from amc.task import Score
 from amc.training import Schedule, fit
 
 State = dict[str, NDArray[np.generic]]
-BATCH = 250
+BATCH = 125  # images: fewer than fill the second-level cache so often, enough to hide the calls
 
 
 @dataclass(frozen=True)
@@ -264,10 +264,13 @@ def _program(job: Job, example: tuple[Tensor, ...]) -> Program | None:
 
 
 @torch.inference_mode()
-def score(network: Forward, data: Data, function: Score) -> float:
-    """Return the mean score over ``data``, weighted by batch length; NaN for non-finite outputs."""
+def score(network: Forward, data: Data, function: Score, size: int = BATCH) -> float:
+    """Return the mean score over ``data``, weighted by batch length; NaN for non-finite outputs.
+
+    Batches have ``size`` examples, the last one maybe fewer.
+    """
     total = 0.0
-    for batch in data.batches(BATCH):
+    for batch in data.batches(size):
         outputs = network(*batch.inputs)
         if not bool(torch.isfinite(outputs).all()):
             return float("nan")

@@ -24,7 +24,7 @@ Fused = Callable[..., Tensor]
 Function = Literal["amc_depthwise", "amc_direct", "amc_tiles"]
 # The fewest channels, of inputs and of outputs, that tiles and oneDNN are faster with than a direct
 # convolution (experiments/LOG.md).
-LEAST_OF_TILES = 24
+LEAST_OF_TILES = 40
 LEAST_OF_ONEDNN = 64
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile: rows, depth; bfloat16 a number
 
@@ -183,9 +183,9 @@ def pack_tiles(weight: Tensor) -> Tensor:
     for _ in range(PARTS):
         parts.append(left.bfloat16())
         left = left - parts[-1].float()
-    pairs = torch.unflatten(torch.stack(parts), 2, (-1, DEPTH // 2, 2))
-    tiles = torch.unflatten(pairs, 1, (-1, SIDE))
-    return tiles.permute(1, 3, 0, 4, 2, 5).contiguous()
+    pairs = torch.stack(parts).view(torch.int32)  # two bfloat16 are moved as one number
+    blocks = torch.unflatten(torch.unflatten(pairs, 2, (-1, DEPTH // 2)), 1, (-1, SIDE))
+    return blocks.permute(1, 3, 0, 4, 2).contiguous()
 
 
 PACKED: dict[Function, Callable[[Tensor], Tensor]] = {

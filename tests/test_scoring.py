@@ -251,7 +251,7 @@ USES: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "into the other": into_the_other,
     "in place": lambda block, x, y: torch.relu(block.norm(y) + x.relu_()),
     "branch": lambda block, x, y: y if y.sum() > 0 else -y,
-    "literal": lambda block, x, y: y.reshape(len(y), block.conv.out_channels, -1),
+    "literal": lambda block, x, y: y.reshape(y.shape[0], block.conv.out_channels, -1),
 }
 
 

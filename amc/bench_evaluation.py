@@ -62,8 +62,12 @@ def evaluation(
     plans = random_plans(session, settings.plans, settings.seed)
     with reporter.task(f"timing {session.task.name}", len(plans) * settings.rounds) as bar:
         fast, preparation_s = _prepared(session)
-        plain, plain_preparation_s = _prepared(_changed(session, fold_batch_norm=False, racing=None))
-        eager, _ = _prepared(_changed(session, fold_batch_norm=False, racing=None, fast_scoring=False))
+        plain, plain_preparation_s = _prepared(
+            _changed(session, fold_batch_norm=False, racing=None)
+        )
+        eager, _ = _prepared(
+            _changed(session, fold_batch_norm=False, racing=None, fast_scoring=False)
+        )
         pools = _Pools(fast, plain, eager)
         begin = time.perf_counter()
         reference = Reference(session.task.network, session.space.groups, session.calibration)

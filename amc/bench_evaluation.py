@@ -29,7 +29,7 @@ from amc.evaluators import ScoringEvaluator
 from amc.plan import Plan
 from amc.reporting import Reporter
 from amc.scoring.program import Forward
-from amc.session import Found, Session
+from amc.session import Found, Session, stopped_early
 from amc.worker import BATCH
 from amc.workers import InProcess
 
@@ -229,7 +229,7 @@ def _of_search(found: Found, images: int, reference_s: float) -> dict[str, Any]:
         "search_agent": found.search.agent,
         "search_requests": requests,
         "search_cached": requests - len(made),
-        "search_stopped": sum(e.stopped_after is not None for e in evaluations),
+        "search_stopped": stopped_early(found.history),
         "search_image_share": sum(seen) / (images * requests),
         "search_s": found.search_s,
         "search_evaluation_s": sum(made) / len(made),

@@ -17,7 +17,7 @@ from amc.evaluation import Evaluation, best_of
 from amc.family import write_family
 from amc.files import write_bytes, write_json, write_text
 from amc.plan_file import PlanFile
-from amc.session import Found, Session
+from amc.session import Found, Session, stopped_early
 from amc.timing import Measured
 from amc.weights import state_sha256
 from amc.worker import Final, State
@@ -78,7 +78,7 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
         "metric": session.task.score_name,
         "score": session.config.score,
         "best_score": found.best.score,
-        "stopped": sum(e.stopped_after is not None for e in found.history),
+        "stopped": stopped_early(found.history),
         "search_accuracy": final.search_score,
         "search_images": len(session.task.search),
         "test_accuracy": final.test_score,

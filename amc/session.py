@@ -245,13 +245,18 @@ def _report(
 ) -> None:
     best = task.best()
     note = f"best {100 * best.in_task_unit:.2f}%" if best else "no plan within the budget yet"
-    if stopped := sum(e.stopped_after is not None for e in task.history):
+    if stopped := stopped_early(task.history):
         note += f", {stopped} stopped early"
     bar.advance(len(batch), note)
     rows = [point(session, e) for e in batch]
     if best is not None:
         rows[-1]["best_score"] = best.score
     tracker.log_batch(len(task.history) - len(batch) + 1, rows)
+
+
+def stopped_early(history: Sequence[Evaluation]) -> int:
+    """Return how many evaluations racing ended, without requests answered from the cache."""
+    return sum(e.stopped_after is not None and not e.cached for e in history)
 
 
 def point(session: Session, evaluation: Evaluation) -> dict[str, float]:

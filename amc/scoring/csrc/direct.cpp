@@ -22,29 +22,42 @@ struct Source {
 template <int PIXELS, int VECTORS>
 void outputs(const amc_layer &l, const Finish *finish, const float *weight, int64_t next_weight,
              const Source &source, const float *from, float *y, const float *other) {
-  __m512 sums[PIXELS][VECTORS];
+  // 7 sums alone would wait for one another: with one vector, even and odd depths have their own.
+  constexpr int STEPS = VECTORS == 1 ? 2 : 1;
+  __m512 sums[PIXELS][2];
   const float *pixels[PIXELS];
 #pragma GCC unroll 8
   for (int i = 0; i < PIXELS; i++) {
     pixels[i] = from + i * source.step;
-    for (__m512 &sum : sums[i]) sum = _mm512_setzero_ps();
+    sums[i][0] = sums[i][1] = _mm512_setzero_ps();
   }
+  const auto add = [&](int64_t k, int step) __attribute__((always_inline)) {
+    __m512 w[VECTORS];
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) w[v] = _mm512_loadu_ps(weight + v * next_weight);
+    weight += LANES;
+#pragma GCC unroll 8
+    for (int i = 0; i < PIXELS; i++) {
+      const __m512 x = _mm512_set1_ps(pixels[i][k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < VECTORS; v++)
+        sums[i][v + step] = _mm512_fmadd_ps(x, w[v], sums[i][v + step]);
+    }
+  };
   const int64_t run = l.kernel_w * l.channels;
   for (int64_t ky = 0; ky < l.kernel_h; ky++) {
-    for (int64_t k = 0; k < run; k++, weight += LANES) {
-      __m512 w[VECTORS];
-#pragma GCC unroll 2
-      for (int v = 0; v < VECTORS; v++) w[v] = _mm512_loadu_ps(weight + v * next_weight);
-#pragma GCC unroll 8
-      for (int i = 0; i < PIXELS; i++) {
-        const __m512 x = _mm512_set1_ps(pixels[i][k]);
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) sums[i][v] = _mm512_fmadd_ps(x, w[v], sums[i][v]);
-      }
+    int64_t k = 0;
+    for (; k + STEPS <= run; k += STEPS) {
+      add(k, 0);
+      if constexpr (STEPS == 2) add(k + 1, 1);
     }
+    if (k < run) add(k, 0);
 #pragma GCC unroll 8
     for (int i = 0; i < PIXELS; i++) pixels[i] += source.row;
   }
+  if constexpr (STEPS == 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < PIXELS; i++) sums[i][0] = _mm512_add_ps(sums[i][0], sums[i][1]);
 #pragma GCC unroll 8
   for (int i = 0; i < PIXELS; i++)
 #pragma GCC unroll 2

@@ -31,7 +31,7 @@ from amc.task import Score
 from amc.training import Schedule, fit
 
 State = dict[str, NDArray[np.generic]]
-BATCH = 125  # images: fewer than fill the second-level cache so often, enough to hide the calls
+BATCH = 125  # images; measured in experiments/LOG.md
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from amc.coupling import ChannelGroup, Dim, is_depthwise
+from amc.coupling import ChannelGroup, Dim
 from amc.errors import InputError
+from amc.layers import is_depthwise, is_grouped
 from amc.plan import Plan
 
 Kept = Mapping[str, Sequence[int]]
@@ -129,7 +130,8 @@ def _slice(module: nn.Module, dim: Dim, keep: Tensor) -> None:
         return
     if is_depthwise(module):
         module.in_channels = module.groups = len(keep)  # type: ignore[assignment]
-    setattr(module, f"{dim}_channels", len(keep))
+    groups = module.groups if dim == "in" and is_grouped(module) else 1
+    setattr(module, f"{dim}_channels", groups * len(keep))
 
 
 def _sliced_names(module: nn.Module, dim: Dim) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 Torch-Pruning's dependency graph (Fang et al., arXiv:2301.12900) follows residual additions,
 depthwise convolutions, concatenations, BatchNorm and flatten-to-linear; this file turns its groups
-into plain index lists, so that compressing is slicing.
+into plain index lists, so that compressing is slicing. It knows inputs and outputs of a grouped
+convolution as independent, and nothing of its groups; ``amc.units`` makes up for that.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,18 +21,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.errors import InputError
+from amc.layers import CONVOLUTIONS, ROOTS, is_depthwise, is_grouped, layer_shapes
 from amc.sites import LayerShape
+from amc.units import units_of
 
 Dim = Literal["out", "in"]
 Role = Literal["makes", "uses", "passes"]
-ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class Member:
     """One dimension of one layer: position ``index[i]`` belongs to the group's ``channel[i]``.
 
-    ``size`` is the whole dimension; positions that ``index`` lacks belong to other groups or none.
+    ``size`` is the whole dimension of the weight, which for the inputs of a grouped convolution is
+    that of one of its groups; positions that ``index`` lacks belong to other groups or none.
     The layer ``makes`` the channels, ``uses`` them, or ``passes`` them on one by one, as BatchNorm
     and depthwise convolutions do.
     """
@@ -50,7 +53,8 @@ class ChannelGroup:
 
     ``name`` is the first layer, in order of execution, that produces them and, where there is a
     choice, nothing else; ``shape`` is its shape. ``consumer`` is that of the first layer to run
-    that uses them.
+    that uses them. Beside a grouped convolution each of ``channels`` is a unit that stands for
+    ``unit`` channels of the layer ``name``.
     """
 
     name: str
@@ -59,6 +63,7 @@ class ChannelGroup:
     shape: LayerShape
     macs: int  # one example, of every layer that produces the channels
     consumer: LayerShape | None
+    unit: int = 1
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -78,15 +83,20 @@ def trace_coupling(
     shapes = layer_shapes(probe, example_inputs)
     graph = _dependencies(probe, example_inputs)
     names = {module: name for name, module in probe.named_modules()}
+    grouped = {name: m.groups for m, name in names.items() if is_grouped(m)}
     order = {name: position for position, name in enumerate(shapes)}
     groups: list[ChannelGroup] = []
     excluded: dict[str, str] = {}
     for raw in graph.get_all_groups(root_module_types=ROOTS):
         members, reason = _read_members(raw, names)
+        if not reason and all(member.role != "makes" for member in members):
+            reason = "its channels are inputs of the network"
+        reason = reason or _why_no_units(members, grouped)
         if reason:
             excluded[_name(members, order, names[raw[0].dep.target.module])] = reason
         else:
-            groups += _split(members, len(raw[0].idxs), shapes, order)
+            channels, members = _in_units(len(raw[0].idxs), members, grouped)
+            groups += _split(members, channels, shapes, order)
     groups.sort(key=lambda g: order[g.name.partition(":")[0]])
     return tuple(groups), excluded
 
@@ -141,20 +151,52 @@ def _read_members(raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], 
     return members, next(iter(reasons), "")
 
 
+def _why_no_units(members: Sequence[Member], grouped: Mapping[str, int]) -> str:
+    """Return which grouped convolution has other channels too, or an empty string."""
+    for member in members:
+        if member.layer in grouped and len(member.index) < member.size:
+            return f"grouped convolution {member.layer!r} has other channels beside them"
+    return ""
+
+
+def _in_units(
+    channels: int, members: list[Member], grouped: Mapping[str, int]
+) -> tuple[int, list[Member]]:
+    """Return the number of units, and the members in units in place of channels.
+
+    ``grouped`` has the number of groups of each grouped convolution.
+    """
+    tables: dict[tuple[str, Dim], NDArray[np.int64]] = {}
+    for member in members:
+        if member.layer in grouped:
+            ordered = member.channel[np.argsort(member.index)]
+            tables[member.layer, member.dim] = ordered.reshape(grouped[member.layer], -1)
+    unit = units_of(channels, list(tables.values()))
+    result = []
+    for member in members:
+        index, channel, size = member.index, member.channel, member.size
+        if member.dim == "in" and member.layer in grouped:
+            channel = tables[member.layer, "in"][0]  # of all groups: they lose the same places
+            size = len(channel)
+            index = np.arange(size)
+        result.append(replace(member, size=size, index=index, channel=unit[channel]))
+    return int(unit.max()) + 1, result
+
+
 def _split(
     members: list[Member], channels: int, shapes: dict[str, LayerShape], order: dict[str, int]
 ) -> list[ChannelGroup]:
-    """Return one group for all channels that the same layers share, or several.
+    """Return one group for all channels that have as many places in each layer, or several.
 
     Where a concatenation is added to something, its parts' channels are coupled to different
     layers. Each part is a decision of its own, so that widths of layers follow those of sites.
     """
-    layers_of = np.zeros((channels, len(members)), dtype=bool)
+    places = np.zeros((channels, len(members)), dtype=np.int64)
     for column, member in enumerate(members):
-        layers_of[member.channel, column] = True
+        np.add.at(places[:, column], member.channel, 1)
     groups: list[ChannelGroup] = []
-    for pattern in dict.fromkeys(map(tuple, layers_of.tolist())):
-        own = np.flatnonzero((layers_of == pattern).all(axis=1))
+    for pattern in dict.fromkeys(map(tuple, places.tolist())):
+        own = np.flatnonzero((places == pattern).all(axis=1))
         part = tuple(
             _restricted(member, own)
             for member, there in zip(members, pattern, strict=True)
@@ -162,11 +204,13 @@ def _split(
         )
         name = _name(part, order, "")
         taken = sum(g.name.partition(":")[0] == name for g in groups)
-        macs = sum(shapes[m.layer].macs * len(own) // m.size for m in part if m.role == "makes")
+        makers = {m.layer: m for m in part if m.role == "makes"}
+        macs = sum(shapes[n].macs * len(m.index) // m.size for n, m in makers.items())
         full_name = f"{name}:{taken}" if taken else name
         users = [m.layer for m in part if m.role == "uses" and m.layer in order]
         consumer = shapes[min(users, key=order.__getitem__)] if users else None
-        groups.append(ChannelGroup(full_name, len(own), part, shapes[name], macs, consumer))
+        unit = len(makers[name].index) // len(own)
+        groups.append(ChannelGroup(full_name, len(own), part, shapes[name], macs, consumer, unit))
     return groups
 
 
@@ -188,68 +232,16 @@ def _dim_size(module: nn.Module, dim: Dim) -> int:
         return module.num_features
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.shape[0 if dim == "out" else 1]
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Return whether the layer is a convolution with one filter an input channel."""
-    return (
-        isinstance(module, ROOTS[:3])
-        and module.groups > 1
-        and module.groups == module.in_channels == module.out_channels
-    )
+    if dim == "out":
+        return weight.shape[0]
+    return module.in_channels if is_grouped(module) else weight.shape[1]
 
 
 def _cannot_narrow(module: nn.Module) -> str:
     if isinstance(module, (nn.Linear, _BatchNorm, nn.PReLU)):
         return ""
-    if isinstance(module, ROOTS[:3]):
-        if module.groups == 1 or is_depthwise(module):
-            return ""
-        return "is a grouped convolution"
+    if isinstance(module, CONVOLUTIONS):
+        if is_grouped(module) and module.groups in (module.in_channels, module.out_channels):
+            return "has a single input or output a group"
+        return ""
     return f"of type {type(module).__name__} cannot be narrowed"
-
-
-def layer_shapes(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> dict[str, LayerShape]:
-    """Return the shape of every convolution and linear layer, in order of first execution."""
-    shapes: dict[str, LayerShape] = {}
-    batch = len(example_inputs[0])
-
-    def record(name: str, module: nn.Module, output: Tensor) -> None:
-        if name in shapes:
-            return
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        if isinstance(module, nn.Linear):
-            positions = output.numel() // (batch * output.shape[-1])
-            shapes[name] = LayerShape(
-                *("linear", weight.shape[1], weight.shape[0], 1, 0, 1, 1),
-                *(weight.numel() * positions, weight.numel()),
-            )
-            return
-        assert isinstance(module, ROOTS[:3])
-        spatial = list(output.shape[2:])
-        shapes[name] = LayerShape(
-            "depthwise" if is_depthwise(module) else "conv",
-            module.in_channels,
-            module.out_channels,
-            max(module.kernel_size),
-            max(module.stride),
-            spatial[0],
-            spatial[-1] if len(spatial) > 1 else 1,
-            weight.numel() * int(np.prod(spatial)),
-            weight.numel(),
-        )
-
-    hooks = [
-        module.register_forward_hook(lambda m, _, output, name=name: record(name, m, output))
-        for name, module in network.named_modules()
-        if isinstance(module, ROOTS)
-    ]
-    try:
-        with torch.no_grad():
-            network(*example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return shapes

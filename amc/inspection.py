@@ -25,6 +25,7 @@ def inspection(
                 "name": site.name,
                 "kind": site.kind,
                 "channels": site.channels,
+                "unit": site.unit,
                 "kernel_size": site.kernel_size,
                 "stride": site.stride,
                 "output": [site.height, site.width],

@@ -28,6 +28,8 @@ class Site:
     dimensions are that layer's. ``widths`` are the legal numbers of kept channels, ascending, the
     last one being ``channels`` (nothing removed). ``layers`` names every coupled layer;
     ``consumer`` is the first of them to use the channels, ``None`` where that is not known.
+    Beside a grouped convolution ``channels``, ``widths`` and what a plan keeps count units, each of
+    ``unit`` channels of the layer.
     """
 
     name: str
@@ -43,12 +45,13 @@ class Site:
     layers: tuple[str, ...]
     weights: int = 0  # the length of the first layer's weight, dense
     consumer: LayerShape | None = None
+    unit: int = 1
 
     @property
     def producer(self) -> LayerShape:
         """The site's own first layer; its MACs are those of all coupled producers."""
         return LayerShape(
-            *(self.kind, self.c_in, self.channels, self.kernel_size, self.stride),
+            *(self.kind, self.c_in, self.channels * self.unit, self.kernel_size, self.stride),
             *(self.height, self.width, self.macs, self.weights),
         )
 

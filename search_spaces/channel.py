@@ -48,9 +48,10 @@ class ChannelSpace:
         """Return the space of ``network``.
 
         A site keeps at least ``min_keep_ratio`` of its channels and a multiple of ``round_to`` of
-        them, or all. A layer is left alone when it is named in ``exclude``, when its channels are
-        the network's inputs or outputs, or when a narrower network would not run. Raises
-        ``InputError`` for a name in ``exclude`` that is no layer, and where no site is left.
+        them, or all; beside a grouped convolution at least two of each of its groups. A layer is
+        left alone when it is named in ``exclude``, when its channels are the network's inputs or
+        outputs, or when a narrower network would not run. Raises ``InputError`` for a name in
+        ``exclude`` that is no layer, and where no site is left.
         """
         groups, excluded = trace_coupling(network, example_inputs)
         _check_names(network, exclude)
@@ -141,8 +142,10 @@ def producers(group: ChannelGroup) -> list[str]:
 
 
 def _site(group: ChannelGroup, min_keep_ratio: float, round_to: int) -> Site:
-    fewest = max(1, int(np.ceil(group.channels * min_keep_ratio - 1e-9)))
-    widths = {w for w in range(fewest, group.channels) if w % round_to == 0} | {group.channels}
+    # With one channel a group it would be a depthwise convolution, which runs on other kernels.
+    least = 1 if group.unit == 1 else 2
+    fewest = max(least, int(np.ceil(group.channels * min_keep_ratio - 1e-9)))
+    partial = {w for w in range(fewest, group.channels) if w * group.unit % round_to == 0}
     shape = group.shape
     return Site(
         name=group.name,
@@ -154,10 +157,11 @@ def _site(group: ChannelGroup, min_keep_ratio: float, round_to: int) -> Site:
         height=shape.height,
         width=shape.width,
         macs=group.macs,
-        widths=tuple(sorted(widths)),
+        widths=(*sorted(partial), group.channels),
         layers=group.layers,
         weights=shape.weights,
         consumer=group.consumer,
+        unit=group.unit,
     )
 
 
@@ -169,7 +173,8 @@ def _why_not(network: nn.Module, example_inputs: tuple[Tensor, ...], group: Chan
     belong to which channel, or a layer that mixes channels in other ways, is found out.
     """
     if group.channels < 2:
-        return "it has a single channel"
+        several = f"its {group.unit} channels can only go together"
+        return "it has a single channel" if group.unit == 1 else several
     kept = {group.name: sorted({c for c in range(group.channels) if c * 5 % 7 in (1, 2, 4)} | {1})}
     inputs = _random_like(example_inputs)
     try:

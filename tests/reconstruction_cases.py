@@ -69,6 +69,10 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "depthwise between": lambda: _chain(
         nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.ReLU(), nn.Conv2d(12, 8, 1)
     ),
+    "grouped": lambda: _chain(nn.Conv2d(12, 8, 3, padding=1, groups=2)),
+    "grouped in a row": lambda: _chain(
+        nn.Conv2d(12, 12, 1, groups=3, bias=False), nn.ReLU(), nn.Conv2d(12, 6, 3, 2, groups=2)
+    ),
     "linear": lambda: _chain(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 8)),
     "residual": Residual,
     "concatenated": Concatenated,
@@ -127,12 +131,16 @@ def calls(network: nn.Module, data: Data) -> dict[str, tuple[Tensor, Tensor]]:
     return seen
 
 
-def narrowed(space: ChannelSpace, kept: Kept) -> Mapping[str, Tensor]:
+def narrowed(network: nn.Module, space: ChannelSpace, kept: Kept) -> Mapping[str, Tensor]:
     """Return the indices of the inputs that stay, of each layer that loses some."""
     uses = {m.layer for group in space.groups for m in group.members if m.role == "uses"}
-    wanted = masks(space.groups, kept)
-    found = {name: torch.from_numpy(wanted[name, "in"]) for name in sorted(uses)}
-    return {name: mask.nonzero().flatten() for name, mask in found.items() if not mask.all()}
+    wanted, found = masks(space.groups, kept), {}
+    for name in sorted(uses):
+        mask = torch.from_numpy(wanted[name, "in"])
+        if not mask.all():
+            groups = getattr(network.get_submodule(name), "groups", 1)
+            found[name] = mask.repeat(groups).nonzero().flatten()
+    return found
 
 
 def outputs_kept(space: ChannelSpace, kept: Kept, name: str, size: int) -> Tensor:

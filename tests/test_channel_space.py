@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.compress import Kept, compress, masks, narrow
-from amc.coupling import layer_shapes
 from amc.errors import InputError
+from amc.layers import layer_shapes
 from amc.task import load_task, network_digest
 from search_spaces.channel import ChannelSpace
 from tests.networks import two_inputs
@@ -75,11 +75,25 @@ def test_sites_of_mobilenet_carry_their_depthwise_layers() -> None:
     assert all(f"blocks.{i}.depthwise" in space.sites[i].layers for i in range(13))
 
 
-def test_grouped_convolutions_hold_their_inputs_back() -> None:
+def test_units_of_a_grouped_convolution_span_a_concatenation() -> None:
+    """Of 5 channels in each of 4 groups, 3 are 2 of ``left`` and 2 of ``right``, 2 are 1 and 3."""
     _, _, space = space_of("two_inputs")
-    assert {site.name for site in space.sites} == {"hidden"}
-    assert space.excluded["left"] == "layer 'grouped' is a grouped convolution"
-    assert "outputs of the network" in space.excluded["out"]
+    assert {site.name: (site.channels, site.unit) for site in space.sites} == {
+        "left": (3, 2),
+        "left:1": (2, 1),
+        "grouped": (4, 4),
+        "hidden": (24, 1),
+    }
+    assert {"right", "mixed", "depthwise", "grouped"} <= set(space.sites[0].layers)
+    assert space.excluded == {"out": "its channels are outputs of the network"}
+
+
+def test_a_depthwise_layer_on_the_inputs_is_left_alone() -> None:
+    depthwise, pointwise = nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 1)
+    network = nn.Sequential(depthwise, pointwise, nn.Flatten(), nn.Linear(6 * 4, 3)).eval()
+    space = ChannelSpace.of(network, (torch.randn(2, 4, 4, 4),), round_to=1)
+    assert [site.name for site in space.sites] == ["1"]
+    assert space.excluded["0"] == "its channels are inputs of the network"
 
 
 class Concat(nn.Module):

@@ -17,6 +17,7 @@ from amc.network_cost import NetworkCostModel
 from amc.network_structure import NetworkStructure, network_structure
 from amc.sites import Site
 from amc.zoo.networks import ARCHITECTURES
+from tests.networks import ResNeXt
 
 
 class Joined(nn.Module):
@@ -38,6 +39,7 @@ class Joined(nn.Module):
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], int]] = {
     "joined": (Joined, (torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)), 2),
+    "resnext": (ResNeXt, (torch.rand(2, 3, 6, 6),), 2),
     "resnet8": (ARCHITECTURES["resnet8"], (torch.rand(2, 1, 28, 28),), 4),
     "mobilenet": (ARCHITECTURES["mobilenet"], (torch.rand(2, 1, 28, 28),), 16),
 }

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc.compress import compress
-from amc.data import Data
 from amc.reconstruction import moments, rows
-from amc.reconstruction.consumers import Consumer, consumers_of
+from amc.reconstruction.consumers import consumers_of
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reconstruction.moments import Moments, gather
 from amc.reconstruction.rows import (
@@ -83,7 +82,7 @@ def test_no_other_weights_do_better(name: str, share: float) -> None:
     network, data, space = case(name)
     kept = kept_at(space, share)
     sliced, solved = (dict(n.named_modules()) for n in reconstructed(network, data, space, kept))
-    dense, inputs = calls(network, data), narrowed(space, kept)
+    dense, inputs = calls(network, data), narrowed(network, space, kept)
     assert inputs
     for layer, stay in inputs.items():
         out = outputs_kept(space, kept, layer, dense[layer][1].shape[1])
@@ -102,7 +101,7 @@ def test_weights_are_those_of_lstsq_on_stored_activations(name: str, layer: str)
     _, solved = reconstructed(network, data, space, kept)
     module = cast(Layer, dict(solved.named_modules())[layer])
     seen, wanted = calls(network, data)[layer]
-    seen = seen[:, narrowed(space, kept)[layer]]
+    seen = seen[:, narrowed(network, space, kept)[layer]]
     wanted = wanted[:, outputs_kept(space, kept, layer, wanted.shape[1])]
     if seen.dim() > 2:
         columns = F.unfold(seen, module.weight.shape[2], padding=(module.weight.shape[2] - 1) // 2)
@@ -118,7 +117,7 @@ def test_weights_are_those_of_lstsq_on_stored_activations(name: str, layer: str)
         )
 
 
-@pytest.mark.parametrize("name", ["3x3", "linear", "residual"])
+@pytest.mark.parametrize("name", ["3x3", "linear", "residual", "grouped"])
 def test_one_factor_gives_every_width(name: str) -> None:
     network, data, space = case(name)
     orders = space.orders
@@ -129,10 +128,10 @@ def test_one_factor_gives_every_width(name: str) -> None:
         assert group is not None
         gram, weight = regularised(gathered[layer].gram), weight_matrix(consumer.layer)
         order, counts = consumer.order(group, orders[group])
-        factor = Factor.of(gram[0], weight[0], order)
+        factor = Factor.of(gram, weight, order)
         outputs = torch.arange(weight.shape[1])
         for count in counts[1:].tolist():
-            direct = solve(gram, weight, order[:count].sort().values[None])[0]
+            direct = solve(gram, weight, order[:count].sort().values)
             torch.testing.assert_close(factor.solve(count, outputs), direct, rtol=1e-4, atol=1e-6)
 
 
@@ -151,24 +150,26 @@ def test_other_channels_than_the_first_are_solved_directly() -> None:
         )
 
 
-def test_grouped_layers_are_solved_group_by_group() -> None:
-    torch.manual_seed(0)
-    layer = nn.Conv2d(12, 6, 3, padding=1, groups=3)
-    mixing, data = nn.Conv2d(12, 12, 1), torch.randn(40, 12, 8, 8)
-    network = nn.Sequential(mixing, nn.ReLU(), layer)
-    gram = regularised(gather(network, {"2": layer}, Data(data))["2"].gram)
-    stay = [0, 2, 3, 4, 5, 7, 8, 9, 10]
-    mask = torch.zeros(12, dtype=torch.bool)
-    mask[stay] = True
-    columns = Consumer("2", layer, {}).kept_columns(mask.numpy())
-    assert columns.shape == (3, 3 * 9 + 1)
-    smaller = nn.Conv2d(9, 6, 3, padding=1, groups=3)
-    set_weight_matrix(smaller, solve(gram, weight_matrix(layer), columns))
-    seen, wanted = calls(network, Data(data))["2"]
-    zero = copy.deepcopy(smaller)
-    nn.init.zeros_(zero.weight)
-    ours = gradient(smaller, seen[:, stay], wanted)
-    assert float(ours.norm()) < 1e-4 * float(gradient(zero, seen[:, stay], wanted).norm())
+@pytest.mark.parametrize("ordered", [True, False])
+def test_each_group_of_a_grouped_layer_has_the_weights_of_lstsq(ordered: bool) -> None:
+    network, data, space = case("grouped")
+    kept = {"0": (0, 2, 5), "2": (1, 2, 3)}  # of 6 units and 4, each a channel of both groups
+    orders = {"0": (2, 5, 0, 1, 3, 4), "2": tuple(range(4))} if ordered else {}
+    solved = compress(network, space.groups, kept)
+    LeastSquares(network, space.groups, orders, data).apply(solved, kept)
+    layer = cast(nn.Conv2d, solved.get_submodule("2"))
+    assert (layer.in_channels, layer.out_channels, layer.groups) == (6, 6, 2)
+    assert layer.bias is not None
+    seen, wanted = calls(network, data)["2"]
+    for group in range(2):
+        inputs = seen[:, [6 * group + c for c in kept["0"]]]
+        columns = F.unfold(inputs, 3, padding=1).movedim(1, -1).flatten(0, 1).double()
+        columns = torch.cat([columns, torch.ones(len(columns), 1).double()], 1)
+        outputs = wanted[:, [4 * group + c for c in kept["2"]]].movedim(1, -1).flatten(0, 2)
+        expected = torch.linalg.lstsq(columns, outputs.double()).solution.T.float()
+        own = slice(3 * group, 3 * group + 3)
+        got = torch.cat([layer.weight[own].flatten(1), layer.bias[own, None]], 1).detach()
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -187,7 +188,7 @@ def test_curves_are_the_measured_errors(name: str) -> None:
             kept = {site.name: space.plan(widths).choices[site.name].kept}
             _, solved = reconstructed(network, data, space, kept)
             left = power = 0.0
-            for layer, stay in narrowed(space, kept).items():
+            for layer, stay in narrowed(network, space, kept).items():
                 seen, wanted = dense[layer][0][:, stay], dense[layer][1]
                 module = dict(solved.named_modules())[layer]
                 error = squared_error(module, seen, wanted)
@@ -229,7 +230,7 @@ def test_fewer_rows_than_columns_have_a_solution() -> None:
     solved = compress(network, space.groups, kept)
     prepared.apply(solved, kept)
     seen, wanted = calls(network, few)["4"]
-    seen = seen[:, narrowed(space, kept)["4"]]
+    seen = seen[:, narrowed(network, space, kept)["4"]]
     wanted = wanted[:, outputs_kept(space, kept, "4", 8)]
     error = squared_error(dict(solved.named_modules())["4"], seen, wanted)
     assert error < 1e-6 * float(wanted.double().square().sum())

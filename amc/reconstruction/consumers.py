@@ -1,4 +1,7 @@
-"""The layers that read pruned channels, and which columns of their moments a plan keeps."""
+"""The layers that read pruned channels, and which columns of their moments a plan keeps.
+
+All groups of a grouped convolution keep the same columns.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from amc.compress import Kept
 from amc.coupling import ChannelGroup, Member
-from amc.reconstruction.rows import LAYERS, Layer, groups_of, positions_of_kernel
+from amc.reconstruction.rows import LAYERS, Layer, positions_of_kernel
 
 Orders = Mapping[str, Sequence[int]]
 
@@ -31,13 +34,8 @@ class Consumer:
         return next(iter(self.members)) if len(self.members) == 1 else None
 
     def kept_columns(self, mask: NDArray[np.bool_]) -> Tensor:
-        """Return the columns ``[g, k]`` that an input ``mask [in]`` keeps, ascending.
-
-        Every group of the layer must keep as many inputs.
-        """
-        g = groups_of(self.layer)
-        inputs = torch.from_numpy(np.flatnonzero(mask).reshape(g, -1) % (len(mask) // g))
-        return torch.stack([self._columns(one, len(mask) // g) for one in inputs])
+        """Return the columns ``[k]`` of each group that an input ``mask [in / g]`` keeps."""
+        return self._columns(torch.from_numpy(np.flatnonzero(mask)), len(mask))
 
     def order(self, group: str, channels: Sequence[int]) -> tuple[Tensor, NDArray[np.int64]]:
         """Return the columns in the order in which ``group`` adds its ``channels`` to the others.
@@ -54,7 +52,7 @@ class Consumer:
         return torch.cat([constant, *parts]), counts
 
     def _columns(self, inputs: Tensor, size: int, bias: bool = True) -> Tensor:
-        """Return the columns of some of ``size`` inputs, and that of ones where there is one."""
+        """Return the columns of some of a group's ``size`` inputs, then that of ones, if any."""
         offsets = torch.arange(positions_of_kernel(self.layer)) * size
         columns = (offsets[:, None] + inputs).flatten()
         if bias and self.layer.bias is not None:

@@ -61,7 +61,7 @@ class LeastSquares:
         self._factors: dict[str, tuple[Factor, NDArray[np.int64]]] = {}
         for name, consumer in self._consumers.items():
             group = consumer.only_group
-            if group is not None and group in orders and len(self._weights[name]) == 1:
+            if group is not None and group in orders:
                 self._factors[name] = self._factor(consumer, group)
         self._solutions: dict[tuple[str, bytes], Tensor] = {}
         dependent = {
@@ -112,31 +112,32 @@ class LeastSquares:
         if consumer.layer.bias is not None:
             ones = column_count(consumer.layer) - 1
             order = torch.cat([torch.tensor([ones]), order[order != ones]])
-        weight = self._weights[consumer.name][0]
-        return Factor.of(self._grams[consumer.name][0], weight, order), counts
+        name = consumer.name
+        return Factor.of(self._grams[name], self._weights[name], order), counts
 
     def _solved(
         self, consumer: Consumer, kept: Kept, present: dict[tuple[str, Dim], Mask]
     ) -> Tensor:
-        """Return the new weight matrix, of kept outputs and inputs alone."""
-        name = consumer.name
-        outputs = present.get((name, "out"))
-        if outputs is None:
-            outputs = np.ones(self._weights[name].shape[:2], dtype=bool).ravel()
+        """Return the new weight matrix, of kept outputs and inputs alone.
+
+        Of a grouped convolution all groups keep the same outputs, as ``amc.units`` says.
+        """
+        name, weight = consumer.name, self._weights[consumer.name]
+        stay = present.get((name, "out"))
+        stay = np.ones(weight.shape[:2], dtype=bool) if stay is None else stay
+        outputs = torch.from_numpy(np.flatnonzero(stay.reshape(weight.shape[:2])[0]))
         group = consumer.only_group
         if name in self._factors and group and is_prefix(self._orders[group], kept, group):
             factor, counts = self._factors[name]
-            count = int(counts[len(kept[group])])
-            return factor.solve(count, torch.from_numpy(np.flatnonzero(outputs)))[None]
+            return factor.solve(int(counts[len(kept[group])]), outputs)
         mask = present[name, "in"]
         key = name, mask.tobytes()
         if key not in self._solutions:
             if sum(one.numel() for one in self._solutions.values()) > REMEMBERED_VALUES:
                 self._solutions.clear()
             columns = consumer.kept_columns(mask)
-            self._solutions[key] = solve(self._grams[name], self._weights[name], columns)
-        rows = self._solutions[key].flatten(0, 1)[torch.from_numpy(outputs)]
-        return rows.view(len(self._weights[name]), -1, rows.shape[1])
+            self._solutions[key] = solve(self._grams[name], weight, columns)
+        return self._solutions[key][:, outputs]
 
 
 def _too_wide(names: Sequence[str]) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ def _too_wide(names: Sequence[str]) -> tuple[str, ...]:
 def _ill_conditioned(moments: Mapping[str, Moments], dependent: Mapping[str, int]) -> list[str]:
     """Return what to say of layers for which the ridge decides, or nothing."""
     listed = ", ".join(
-        f"{name} ({count} of {moments[name].gram.shape[-1]} columns, {moments[name].rows} rows)"
+        f"{name} ({count} of {moments[name].columns} columns, {moments[name].rows} rows)"
         for name, count in dependent.items()
         if count
     )

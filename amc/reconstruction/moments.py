@@ -31,6 +31,11 @@ class Moments:
         columns = column_count(layer)
         return Moments(torch.zeros(groups_of(layer), columns, columns, dtype=torch.float64))
 
+    @property
+    def columns(self) -> int:
+        """The number of columns of all groups together."""
+        return self.gram.shape[0] * self.gram.shape[-1]
+
     def add(self, rows: Tensor) -> None:
         """Add rows ``[g, n, columns]``. Only the upper triangle is right until ``complete``."""
         self.rows += rows.shape[1]

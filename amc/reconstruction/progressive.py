@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc.compress import Kept, masks
-from amc.coupling import ChannelGroup, is_depthwise
+from amc.coupling import ChannelGroup
 from amc.data import Data
+from amc.layers import is_depthwise
 from amc.reconstruction.moments import (
     MAX_COLUMNS,
     Moments,

@@ -32,16 +32,15 @@ def regularised(gram: Tensor) -> Tensor:
 
 
 def solve(gram: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
-    """Return the weights ``[g, out, k]`` on the kept ``columns [g, k]`` (indices).
+    """Return the weights ``[g, out, k]`` on the kept ``columns [k]`` (indices).
 
     ``gram`` is regularised, ``[g, n, n]``; ``weight`` is ``[g, out, n]``.
     """
-    group = torch.arange(len(gram))[:, None]
-    block: Tensor = gram[group[..., None], columns[:, :, None], columns[:, None, :]]
-    kept: Tensor = weight.gather(2, columns[:, None].expand(-1, weight.shape[1], -1))
-    gone = weight.scatter(2, columns[:, None].expand(-1, weight.shape[1], -1), 0.0)
-    missing = gram[group, columns] @ gone.mT
-    return kept + torch.cholesky_solve(missing, torch.linalg.cholesky(block)).mT
+    block = gram[:, columns[:, None], columns]
+    gone = weight.index_fill(2, columns, 0.0)
+    missing = gram[:, columns] @ gone.mT
+    solved = torch.cholesky_solve(missing, torch.linalg.cholesky(block))
+    return weight[..., columns] + solved.mT
 
 
 def fit(gram: Tensor, cross: Tensor, prior: Tensor) -> tuple[Tensor, int]:
@@ -59,9 +58,10 @@ def fit(gram: Tensor, cross: Tensor, prior: Tensor) -> tuple[Tensor, int]:
 
 @dataclass(frozen=True)
 class Factor:
-    """The solutions for every prefix of ``order [n]``, for one layer without groups.
+    """The solutions for every prefix of ``order [n]``, the same order for each of ``g`` groups.
 
-    ``lower`` is the Cholesky factor of the moments in that order; ``z = L^T W^T``, ``[n, out]``.
+    ``lower [g, n, n]`` is the Cholesky factor of the moments in that order; ``z = L^T W^T``,
+    ``[g, n, out]``.
     """
 
     order: Tensor
@@ -70,19 +70,23 @@ class Factor:
 
     @staticmethod
     def of(gram: Tensor, weight: Tensor, order: Tensor) -> Factor:
-        """Return the factor of regularised moments ``[n, n]`` and weights ``[out, n]``."""
-        lower = torch.linalg.cholesky(gram[order[:, None], order[None, :]])
-        return Factor(order, lower, lower.T @ weight[:, order].T)
+        """Return the factor of regularised moments ``[g, n, n]``, weights ``[g, out, n]``."""
+        lower = torch.linalg.cholesky(gram[:, order[:, None], order])
+        return Factor(order, lower, lower.mT @ weight[..., order].mT)
 
     def solve(self, count: int, outputs: Tensor) -> Tensor:
-        """Return the weights ``[outputs, count]`` on the first columns, in ascending order."""
-        upper = self.lower[:count, :count].T
-        solved: Tensor = torch.linalg.solve_triangular(upper, self.z[:count, outputs], upper=True)
-        return solved[self.order[:count].argsort()].T
+        """Return the weights ``[g, outputs, count]`` on the first columns, in ascending order.
+
+        ``outputs`` are indices within a group, the same for all.
+        """
+        upper = self.lower[:, :count, :count].mT
+        known = self.z[:, :count, outputs]
+        solved: Tensor = torch.linalg.solve_triangular(upper, known, upper=True)
+        return solved[:, self.order[:count].argsort()].mT
 
     def unexplained(self) -> Tensor:
         """Return the squared error ``[n + 1]`` that is left with the first 0, 1, .. n columns."""
-        energy = self.z.square().sum(1)
+        energy = self.z.square().sum((0, 2))
         return torch.cat([energy.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=energy.dtype)])
 
 

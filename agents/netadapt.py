@@ -1,9 +1,10 @@
 """``netadapt``: the rule-based loop (Yang et al., ECCV 2018, arXiv:1804.03230, algorithm 1).
 
-As published: every iteration lowers the target of the budgeted cost; every site, alone, is narrowed
-to its largest legal width that meets the target by the look-up table; each proposal is fine-tuned
-for a few steps from the previous winner's weights and scored; the winner's weights carry over, and
-the family of winners is a trade-off curve. All proposals of an iteration are one batch.
+As published: the dense network is scored; every iteration lowers the target of the budgeted cost;
+every site, alone, is narrowed to its largest legal width that meets the target by the look-up
+table; each proposal is fine-tuned for a few steps from the previous winner's weights and scored;
+the winner's weights carry over, and the family, the dense network and each iteration's winner, is
+a trade-off curve. All proposals of an iteration are one batch.
 
 Deviations:
 
@@ -17,8 +18,11 @@ Deviations:
   steps are large and most sites would be. Here it is narrowed together with all others, but
   ``emphasis`` times as strongly. No site goes below its width in the cheapest plan (the floor),
   which fits the budget and is what full strength comes to. So every iteration meets its target.
-- The dense network is not evaluated: in the first iteration the rule's reference is the best of the
-  proposals.
+- Filters stay by the run's criterion, which is by default AMC's: the absolute weights that use a
+  channel. Published is the L2 norm of the filters that make it: ``sites.criterion: magnitude_l2``.
+- Fine-tuning follows the run's ``short_term``, by default other constants than the published ones.
+- Proposals are scored after the run's recovery, on search images; published: as fine-tuning left
+  them, on images that were trained on.
 """
 
 from __future__ import annotations
@@ -44,10 +48,13 @@ SLACK = 1 + 5e-13  # the last bit of a sum may depend on the batch; as in Budget
 
 @dataclass(frozen=True)
 class Winner:
-    """The winner of one iteration. ``target`` is a cost in the budget's unit."""
+    """The winner of one iteration. ``target`` is a cost in the budget's unit.
+
+    The dense network is that of iteration 0, of no site; its own cost is its target.
+    """
 
     iteration: int
-    site: str
+    site: str | None
     target: float
     widths: Widths
     evaluation: Evaluation
@@ -59,9 +66,10 @@ class NetAdaptAgent(Agent):
     ``rule``: ``ratio`` (default, the published code) takes the winner of least accuracy lost per
     cost saved, ``accuracy`` (the paper's algorithm 1) the most accurate. ``schedule`` is one of
     ``SCHEDULES``; ``step`` (a fraction of the dense cost; not for ``fitted``) and ``decay`` are the
-    published constants. ``short_term_steps`` of fine-tuning go before each score. ``family`` lists
-    the winners of the last search; all but the last are wider than the budget and are no result by
-    themselves: ``task.best()`` leaves them out.
+    published constants. ``short_term_steps`` of fine-tuning go before each proposal's score.
+    ``family`` lists the winners of the last search from the dense network on, ``task.family`` their
+    evaluations. All but the last are wider than the budget, so ``task.best()``, the result, is the
+    last or a proposal of higher score within the budget that the rule did not choose.
 
     Evaluations left over are not used: there is nothing to adapt below the budget.
     """
@@ -90,31 +98,29 @@ class NetAdaptAgent(Agent):
     def check(self, task: SearchTask) -> None:
         """Raise ``InputError`` where the schedule could not end at the budget.
 
-        It needs an evaluation a site for one iteration, and as many as the horizon in all, but for
-        the published schedule, which ends wherever it ends.
+        It needs an evaluation for the dense network and one a site for one iteration, and as many
+        as the horizon in all, but for the published schedule, which ends wherever it ends.
         """
         if self.schedule != "published" and task.horizon > task.evaluations:
             raise InputError(
                 f"horizon {task.horizon} is above the {task.evaluations} evaluations, so that "
                 "agents.netadapt would stop before the budget; lower horizon or raise evaluations"
             )
-        if task.horizon < len(task.sites):
+        needed = 1 + len(task.sites)
+        if task.horizon < needed:
             raise InputError(
                 f"evaluations {task.horizon} is too few for agents.netadapt to end at the budget: "
-                f"one iteration evaluates each of the {len(task.sites)} sites; raise evaluations "
-                f"to at least {len(task.sites)} or exclude sites"
+                f"it evaluates the dense network, and each of the {len(task.sites)} sites in one "
+                f"iteration; raise evaluations to at least {needed} or exclude sites"
             )
 
     def search(self, task: SearchTask) -> None:
-        """Iterate until a winner is within the budget.
+        """Score the dense network, then iterate until a winner is within the budget.
 
-        A budget that the dense network meets leaves nothing to adapt: it is scored, once.
+        A budget that the dense network meets leaves nothing to adapt.
         """
         self.check(task)
         self.family = []
-        if task.fits(task.dense_widths):
-            task.evaluate([task.plan(task.dense_widths)])
-            return
         start = len(task.history)
         widths: Widths = task.dense_widths
         dense_cost = float(task.budget_costs(np.asarray([widths]))[0])
@@ -122,6 +128,8 @@ class NetAdaptAgent(Agent):
             task.notify(message)
         decay = self._decay(task, 1.0 - task.budget.limit / dense_cost)
         floor = as_widths(cheapest_widths(task.cost_model, task.sites, task.budget.field))
+        (dense,) = task.evaluate([task.plan(widths)])
+        self._keep(task, Winner(0, None, dense_cost, widths, dense))
         while not task.fits(widths):
             left = task.horizon - (len(task.history) - start)
             iterations = max(1, left // len(task.sites))
@@ -129,11 +137,15 @@ class NetAdaptAgent(Agent):
                 target = self._target(task, widths, iterations)
             else:
                 cost = float(task.budget_costs(np.asarray([widths]))[0])
-                step = self.step * decay ** len(self.family) * dense_cost
+                step = self.step * decay ** self.family[-1].iteration * dense_cost
                 target = max(task.budget.limit, cost - step)
-            winner = self._iterate(task, widths, floor, target, dense_cost)
-            self.family.append(winner)
+            winner = self._iterate(task, self.family[-1], floor, target, dense_cost)
+            self._keep(task, winner)
             widths = winner.widths
+
+    def _keep(self, task: SearchTask, winner: Winner) -> None:
+        self.family.append(winner)
+        task.family.append(winner.evaluation)
 
     def shortfall(self, task: SearchTask, fraction: float) -> str | None:
         """Return why the steps do not add up to a budget of ``fraction`` of dense, or ``None``.
@@ -156,14 +168,14 @@ class NetAdaptAgent(Agent):
         end = 1.0 - self.step * geometric(decay, iterations)
         if end > fraction * (1.0 + 1e-6):
             return (
-                f"{task.horizon} evaluations are {iterations} iterations over {len(task.sites)} "
-                f"sites, whose steps end at {end:.3g} of dense, above budget.{task.budget.key} "
-                f"{fraction:g}; raise evaluations or {remedy}"
+                f"{task.horizon} evaluations, one of them of the dense network, are {iterations} "
+                f"iterations over {len(task.sites)} sites, whose steps end at {end:.3g} of dense, "
+                f"above budget.{task.budget.key} {fraction:g}; raise evaluations or {remedy}"
             )
         return None
 
     def _iterations(self, task: SearchTask) -> int:
-        return max(1, task.horizon // len(task.sites))
+        return max(1, (task.horizon - 1) // len(task.sites))
 
     def _decay(self, task: SearchTask, saving: float) -> float:
         """Return the decay of the steps; ``adapted``: the least from ``self.decay`` on that saves
@@ -187,25 +199,24 @@ class NetAdaptAgent(Agent):
         return task.budget.limit if iterations == 1 else cost - share * (cost - task.budget.limit)
 
     def _iterate(
-        self, task: SearchTask, widths: Widths, floor: Widths, target: float, dense_cost: float
+        self, task: SearchTask, last: Winner, floor: Widths, target: float, dense_cost: float
     ) -> Winner:
-        """Propose, evaluate in one batch, and return the winner."""
-        parent = self.family[-1].evaluation if self.family else None
-        key = parent.key if parent else None
+        """Propose, evaluate in one batch, and return the winner, the one after ``last``."""
+        parent = last.evaluation.key if last.iteration else None  # dense: the network's own weights
         proposals: dict[Widths, str] = {}
         for t, site in enumerate(task.sites):
-            proposal = self._propose(task, widths, floor, t, target)
+            proposal = self._propose(task, last.widths, floor, t, target)
             if proposal is not None:
                 proposals.setdefault(proposal, site.name)
         evaluations = task.evaluate(
             [
-                Request(task.plan(p, key), parent=key, finetune=self.short_term_steps or None)
+                Request(task.plan(p, parent), parent=parent, finetune=self.short_term_steps)
                 for p in proposals
             ]
         )
-        best = self._select(evaluations, parent, task, dense_cost)
+        best = self._select(evaluations, last.evaluation, task, dense_cost)
         chosen = list(proposals)[best]
-        return Winner(len(self.family) + 1, proposals[chosen], target, chosen, evaluations[best])
+        return Winner(last.iteration + 1, proposals[chosen], target, chosen, evaluations[best])
 
     def _propose(
         self, task: SearchTask, widths: Widths, floor: Widths, t: int, target: float
@@ -243,23 +254,22 @@ class NetAdaptAgent(Agent):
     def _select(
         self,
         evaluations: Sequence[Evaluation],
-        parent: Evaluation | None,
+        last: Evaluation,
         task: SearchTask,
         dense_cost: float,
     ) -> int:
         """Return the index of the winner, the first of equals.
 
         ratio: argmin (acc_0 - acc + 1e-6) / (R_0 - R + 1e-5), R as fractions of the dense cost and
-        the previous winner as 0, as in the published code.
+        ``last``, the previous winner, as 0, as in the published code.
         """
         scores = np.asarray([e.score for e in evaluations])
         if self.rule == "accuracy":
             return int(np.argmax(scores))
         field = task.budget.field
         costs = np.asarray([float(getattr(e.cost, field)) for e in evaluations]) / dense_cost
-        before = float(getattr(parent.cost, field)) / dense_cost if parent else 1.0
-        reference = parent.score if parent else scores.max()
-        return int(np.argmin((reference - scores + 1e-6) / (before - costs + 1e-5)))
+        before = float(getattr(last.cost, field)) / dense_cost
+        return int(np.argmin((last.score - scores + 1e-6) / (before - costs + 1e-5)))
 
 
 def geometric(decay: float, terms: int) -> float:

@@ -30,7 +30,8 @@ class SearchTask:
     was created; ``evaluations`` is where the search ends, and may grow later. ``walks`` is the
     number of plans a batch. ``wall`` says whether the objective needs every plan to be within the
     budget. ``notify`` shows a person one sentence, and changes nothing. ``history`` lists every
-    evaluation so far.
+    evaluation so far. ``family`` is for methods whose results are a family along the trade-off:
+    they append its members' evaluations, in order, and each becomes a plan of its own.
     """
 
     sites: tuple[Site, ...]
@@ -47,6 +48,7 @@ class SearchTask:
     on_batch: Callable[[list[Evaluation]], None] = lambda batch: None
     curve_maker: Callable[[], ErrorCurves] | None = None
     history: list[Evaluation] = field(default_factory=list)
+    family: list[Evaluation] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:

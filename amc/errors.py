@@ -12,7 +12,3 @@ class BudgetSpent(Exception):
 
     It ends an agent's plain loop; ``amc.session.run_search`` catches it.
     """
-
-
-class NoPlanError(RuntimeError):
-    """No evaluation of a search met its budget. An outcome of the search, not bad input."""

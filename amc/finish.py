@@ -10,9 +10,10 @@ from typing import Any
 from amc.compress import compress, kept_of
 from amc.data import Data
 from amc.latency.table import network_key
+from amc.plan import Plan
 from amc.pricing import is_here
 from amc.reporting import Reporter
-from amc.results import Dense, Result, draw_progress, write_result
+from amc.results import Dense, Result, draw_progress, write_failure, write_result
 from amc.session import Found, Session
 from amc.timing import Measured, measure_networks
 from amc.tracking import Tracker
@@ -27,38 +28,46 @@ def finish_run(
     workers: Workers,
     reporter: Reporter,
 ) -> list[dict[str, Any]]:
-    """Return the rows of the summary, in the order of ``found``, with each winner's files written.
+    """Return the rows of the summary, in the order of ``found``, with each search's files written.
 
-    The winners are scored on ``test`` once, here; their latency is measured together with the dense
-    network's while the workers are idle. Nothing is measured for a table of another machine.
+    A search without a winner has a row as well, which says so. The winners are scored on ``test``
+    once, here; their latency is measured together with the dense network's while the workers are
+    idle. Nothing is measured for a table of another machine.
     """
-    with reporter.task("testing and fine-tuning the winners", len(found)) as bar:
-        results = finals(session, found, test, workers)
-        bar.advance(len(found))
+    won = [(one, one.best) for one in found if one.best is not None]
+    with reporter.task("testing and fine-tuning the winners", len(won)) as bar:
+        results = finals(session, [one for one, _ in won], test, workers)
+        bar.advance(len(won))
     for note in dict.fromkeys(note for final in results for note in final.notes):
         reporter.message(f"note: {note}")
-    found = [replace(one, state=final.state) for one, final in zip(found, results, strict=True)]
     with reporter.task("measuring the winners", None):
-        measured = _measure(session, found)
+        plans = {one.search.name: best.request.plan for one, best in won}
+        measured = _measure(session, plans)
     dense = Dense(*dense_scores(session, test), session.dense_cost, measured.get("dense"))
     images = 0 if test is None else len(test)
-    rows = [
-        write_result(session, Result(one, final, measured.get(one.search.name), dense, images))
-        for one, final in zip(found, results, strict=True)
-    ]
+    rows = {}
+    for (one, best), final in zip(won, results, strict=True):
+        result = Result(
+            replace(one, state=final.state),
+            best,
+            final,
+            measured.get(one.search.name),
+            dense,
+            images,
+        )
+        rows[one.search.name] = write_result(session, result)
     draw_progress(session, found)
-    return rows
+    return [rows.get(one.search.name) or write_failure(session, one, dense) for one in found]
 
 
-def _measure(session: Session, found: Sequence[Found]) -> dict[str, Measured]:
-    """Return the measured latency of every winner by its search's name, and of ``dense``."""
+def _measure(session: Session, plans: Mapping[str, Plan]) -> dict[str, Measured]:
+    """Return the measured latency of ``plans``, by name, and of ``dense``."""
     if not is_here(session.table):
         return {}
     task, space = session.task, session.space
     networks = {"dense": task.network}
-    for one in found:
-        kept = kept_of(one.best.request.plan)
-        networks[one.search.name] = compress(task.network, space.groups, kept)
+    for name, plan in plans.items():
+        networks[name] = compress(task.network, space.groups, kept_of(plan))
     size = session.config.latency.batch_size
     yardstick = (network_key(task.network_digest, size), task.network)
     return measure_networks(networks, task.batch(size), session.table, yardstick)
@@ -69,15 +78,18 @@ def finals(
 ) -> list[Final]:
     """Return each winner on the test split, before and after the same short fine-tuning.
 
-    Raises ``RuntimeError`` where a winner's score does not come out as the search recorded it.
+    Every one of ``found`` must have a winner. Raises ``RuntimeError`` where a winner's score does
+    not come out as the search recorded it.
     """
     steps = session.config.finetune_steps
-    results = workers.finalise([(f.best.request.plan, f.state, test, steps) for f in found])
-    for one, final in zip(found, results, strict=True):
-        if final.searched != one.best.score:
+    best = [one.best for one in found if one.best is not None]
+    work = [(b.request.plan, one.state, test, steps) for one, b in zip(found, best, strict=True)]
+    results = workers.finalise(work)
+    for one, recorded, final in zip(found, best, results, strict=True):
+        if final.searched != recorded.score:
             raise RuntimeError(
                 f"{one.search.name}: the winner scores {final.searched!r} when built "
-                f"again, but the search recorded {one.best.score!r}; the evaluation is not "
+                f"again, but the search recorded {recorded.score!r}; the evaluation is not "
                 "reproducible here"
             )
     return results
@@ -91,7 +103,10 @@ def dense_scores(session: Session, test: Data | None) -> tuple[float, float | No
 
 
 def track(tracker: Tracker, row: Mapping[str, Any], folder: Path) -> None:
-    """Give the tracker the final metrics, with the same keys for every agent, and the files."""
+    """Give the tracker the final metrics, with the same keys for every agent, and the files.
+
+    A search without a plan is closed as failed.
+    """
     keys = ("search_accuracy", "test_accuracy", "finetuned_test_accuracy", "macs", "params")
     final = {f"final/{key}": row[key] for key in (*keys, "speedup")}
     for kind in ("predicted", "measured"):
@@ -102,4 +117,7 @@ def track(tracker: Tracker, row: Mapping[str, Any], folder: Path) -> None:
         {key: float(value) for key, value in final.items() if value is not None},
     )
     for name in ("plan.json", "tradeoff.png", "keep_ratios.png"):
-        tracker.artifact(folder / name)
+        if (folder / name).is_file():
+            tracker.artifact(folder / name)
+    if row["failure"]:
+        tracker.finish("failed")

@@ -229,9 +229,10 @@ def _scored(
 def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict[str, Any]:
     """Return scores now and on record, and latency predicted, measured on record and measured now.
 
-    It is measured now where the plan's latency table lies beside it, as in a run folder, and is of
-    a machine like this one; else with this machine's cached table, which ``note`` says; and where
-    there is none it is ``None``, and ``note`` says why.
+    It is measured now where the plan's latency table lies beside it, as in a run folder (beside the
+    folder ``family`` for a plan in that), and is of a machine like this one; else with this
+    machine's cached table, which ``note`` says; and where there is none it is ``None``, and
+    ``note`` says why.
     """
     plan, task, network, facts = accuracy(path, task_name, data_folder)
     costs = plan.costs
@@ -266,7 +267,9 @@ def _table_of(plan: PlanFile, folder: Path) -> tuple[LatencyTable | None, str | 
     It is the plan's own where that lies beside it and is of this machine, else this machine's
     cached one. Without either the first is ``None``, and the second says why.
     """
-    beside, why = folder / "target.json", "the plan's table is not beside it"
+    folder = folder.resolve()
+    beside = (folder.parent if folder.name == "family" else folder) / "target.json"
+    why = "the plan's table is not beside it"
     if beside.is_file():
         table = LatencyTable.load(beside)
         if table.digest != plan.provenance.table_digest:

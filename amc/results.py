@@ -50,9 +50,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class Result:
-    """A search's winner, tested and timed; ``measurement`` is ``None`` as in ``Dense``."""
+    """A plan of a search, tested and timed; ``measurement`` is ``None`` as in ``Dense``."""
 
     found: Found
+    evaluation: Evaluation
     final: Final
     measurement: Measured | None
     dense: Dense
@@ -60,7 +61,7 @@ class Result:
 
 
 def write_result(session: Session, result: Result) -> dict[str, Any]:
-    """Write plan, weights and pictures into the search's folder; return its row of the summary."""
+    """Write the files of a search and its winner; return its row of the summary."""
     found, final, dense = result.found, result.final, result.dense
     folder = found.search.folder
     weights = _write_weights(folder, "weights.safetensors", found.state)
@@ -68,8 +69,60 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
     plan = _plan_file(session, result, weights, finetuned)
     write_text(folder / "plan.json", plan.text())
     _draw(session, found, dense)
-    write_family(found, plan)
-    cost = found.best.cost
+    plots.keep_ratios(
+        folder / "keep_ratios.png",
+        result.evaluation.request.plan.keep_ratios,
+        _title(session, found),
+    )
+    _write_family(session, found, dense)
+    cost = result.evaluation.cost
+    return {
+        **_facts(session, found),
+        "failure": None,
+        "search_accuracy": final.search_score,
+        "test_accuracy": final.test_score,
+        "test_images": result.test_images,
+        "finetuned_search_accuracy": final.finetuned_search_score,
+        "finetuned_test_accuracy": final.finetuned_test_score,
+        "macs": cost.macs,
+        "params": cost.params,
+        "weight_bytes": cost.weight_bytes,
+        "predicted_latency_s": cost.latency_s,
+        **_measured_facts(result.measurement, dense.measurement),
+        "budget_used": float(getattr(cost, session.budget.field)) / session.budget.limit,
+        "plan": str(folder / "plan.json"),
+        "notes": list(final.notes),
+        "dense": dense.as_json(),
+    }
+
+
+def write_failure(session: Session, found: Found, dense: Dense) -> dict[str, Any]:
+    """Write what a search without a winner leaves, its family too; return its row, which has the
+    keys of a winner's: ``failure`` says what to do, what is of a plan is ``None``.
+    """
+    _draw(session, found, dense)
+    _write_family(session, found, dense)
+    return {
+        **_facts(session, found),
+        "failure": _failure(session, found),
+        **dict.fromkeys(
+            (
+                *("search_accuracy", "test_accuracy"),
+                *("finetuned_search_accuracy", "finetuned_test_accuracy"),
+                *("macs", "params", "weight_bytes", "predicted_latency_s"),
+            )
+        ),
+        "test_images": 0,
+        **_measured_facts(None, None),
+        "budget_used": None,
+        "plan": None,
+        "notes": [],
+        "dense": dense.as_json(),
+    }
+
+
+def _facts(session: Session, found: Found) -> dict[str, Any]:
+    """Return what a row of the summary says of any search."""
     return {
         "agent": found.search.agent,
         "seed": found.search.seed,
@@ -77,28 +130,38 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
         "recovery": session.config.recovery,
         "metric": session.task.score_name,
         "score": session.config.score,
-        "best_score": found.best.score,
+        "best_score": None if found.best is None else found.best.score,
         "stopped": stopped_early(found.history),
-        "search_accuracy": final.search_score,
         "search_images": len(session.task.search),
-        "test_accuracy": final.test_score,
-        "test_images": result.test_images,
         "finetune_steps": session.config.finetune_steps,
-        "finetuned_search_accuracy": final.finetuned_search_score,
-        "finetuned_test_accuracy": final.finetuned_test_score,
-        "macs": cost.macs,
-        "params": cost.params,
-        "weight_bytes": cost.weight_bytes,
         "batch_size": session.config.latency.batch_size,
         "backend": session.table.backend,
-        "predicted_latency_s": cost.latency_s,
-        **_measured_facts(result.measurement, dense.measurement),
-        "budget_used": float(getattr(cost, session.budget.field)) / session.budget.limit,
         "search_s": round(found.search_s, 3),
-        "plan": str(folder / "plan.json"),
-        "notes": list(final.notes),
-        "dense": dense.as_json(),
     }
+
+
+def _failure(session: Session, found: Found) -> str:
+    """Return that no evaluation met the budget, and what may be done about it."""
+    agent, budget = found.search.agent, session.budget
+    run_dir = found.search.folder.parent
+    count = len(found.history)
+    remedy = f"go on with: amc resume {run_dir} --evaluations {2 * session.config.evaluations}"
+    if "evaluations" in session.config.agents[agent]:
+        remedy = f"raise agents.{agent}.evaluations in a new run"
+    return (
+        f"{agent} seed {found.search.seed}: none of {count} evaluations met the budget "
+        f"{budget.key} {budget.fraction:g}; {remedy}, or raise budget.{budget.key}"
+    )
+
+
+def _write_family(session: Session, found: Found, dense: Dense) -> None:
+    """Write the plans of the family: scored on the search images alone, and not timed."""
+
+    def plan_file(member: Evaluation, weights: Mapping[str, str] | None) -> PlanFile:
+        untested = Final(member.score, member.in_task_unit, None, None, None, None)
+        return _plan_file(session, Result(found, member, untested, None, dense, 0), weights, None)
+
+    write_family(found, plan_file)
 
 
 def write_summary(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -108,17 +171,15 @@ def write_summary(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def run_result(run_dir: Path, task: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what a finished run answers: its folder, its rows and what to do next."""
-    first = rows[0]["plan"] + (f" --task {task}" if ":" in task else "")
-    return {
-        "run_dir": str(run_dir),
-        "rows": list(rows),
-        "next": [
-            f"amc ui --run-dir {run_dir}",
+    commands = [f"amc ui --run-dir {run_dir}"]
+    if row := next((row for row in rows if row["plan"]), None):
+        first = row["plan"] + (f" --task {task}" if ":" in task else "")
+        commands += [
             f"amc evaluate {first}",
             f"amc apply {first} --out compressed.onnx",
-            f"amc export {run_dir} --agent {rows[0]['agent']} --out plan.json",
-        ],
-    }
+            f"amc export {run_dir} --agent {row['agent']} --out plan.json",
+        ]
+    return {"run_dir": str(run_dir), "rows": list(rows), "next": commands}
 
 
 def draw_progress(session: Session, found: Sequence[Found]) -> None:
@@ -171,7 +232,7 @@ def _plan_file(
             "network_digest": task.network_digest,
             "weights": weights,
             "finetuned": finetuned,
-            "choices": found.best.request.plan.as_json(),
+            "choices": result.evaluation.request.plan.as_json(),
             "costs": _costs(session, result),
             "accuracy": _accuracy(session, result),
             "evaluation": {
@@ -209,7 +270,7 @@ def _costs(session: Session, result: Result) -> dict[str, Any]:
         "batch_size": latency.batch_size,
         "threads": latency.threads,
         "budget": dict(session.config.budget),
-        "predicted": result.found.best.cost.as_json(),
+        "predicted": result.evaluation.cost.as_json(),
         "predicted_dense": result.dense.cost.as_json(),
         "measured": measured,
     }
@@ -217,6 +278,7 @@ def _costs(session: Session, result: Result) -> dict[str, Any]:
 
 def _accuracy(session: Session, result: Result) -> dict[str, Any]:
     final, dense = result.final, result.dense
+    tuned = final.finetuned_search_score is not None
     return {
         "metric": session.task.score_name,
         "search": final.search_score,
@@ -225,29 +287,30 @@ def _accuracy(session: Session, result: Result) -> dict[str, Any]:
         "test_images": result.test_images,
         "dense_search": dense.search_score,
         "dense_test": dense.test_score,
-        "finetune_steps": session.config.finetune_steps,
+        "finetune_steps": session.config.finetune_steps if tuned else 0,
         "finetuned_search": final.finetuned_search_score,
         "finetuned_test": final.finetuned_test_score,
     }
 
 
 def _draw(session: Session, found: Found, dense: Dense) -> None:
-    folder, budget = found.search.folder, session.budget
-    title = f"{session.task.name}, {found.search.agent}, seed {found.search.seed}"
-    winner = _point(session, found.best)
+    budget = session.budget
     plots.tradeoff(
-        folder / "tradeoff.png",
+        found.search.folder / "tradeoff.png",
         [_point(session, e) for e in found.history if e.stopped_after is None],
-        winner,
+        None if found.best is None else _point(session, found.best),
         {
             "latency_ms": 1000 * dense.cost.latency_s,
             "accuracy": dense.search_score,
             "feasible": False,
         },
         1000 * budget.limit if budget.field == "latency_s" else None,
-        title,
+        _title(session, found),
     )
-    plots.keep_ratios(folder / "keep_ratios.png", found.best.request.plan.keep_ratios, title)
+
+
+def _title(session: Session, found: Found) -> str:
+    return f"{session.task.name}, {found.search.agent}, seed {found.search.seed}"
 
 
 def _point(session: Session, evaluation: Evaluation) -> plots.Point:

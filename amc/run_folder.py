@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -27,7 +28,7 @@ ROW_KEYS: dict[str, type | tuple[type, ...]] = {
     "agent": str,
     "seed": int,
     "evaluations": int,
-    "search_accuracy": (int, float),
+    "search_accuracy": (int, float, NoneType),  # none: the search found no plan
 }
 
 
@@ -145,7 +146,10 @@ class RunFolder:
         return rows
 
     def plan(self, agent: str | None, seed: int | None) -> Path:
-        """Return the plan file of the best finished search, among ``agent``'s and ``seed``'s."""
+        """Return the plan file of the best finished search, among ``agent``'s and ``seed``'s.
+
+        Raises ``InputError`` for one that the run does not have, or that found no plan.
+        """
         rows = self.read_summary()
         for key, value in (("agent", agent), ("seed", seed)):
             known = sorted({str(row[key]) for row in rows})
@@ -154,12 +158,20 @@ class RunFolder:
                     f"{key} {value!r} is not in run {str(self.path)!r}; it has {', '.join(known)}"
                 )
         chosen = [r for r in rows if agent in (None, r["agent"]) and seed in (None, r["seed"])]
-        best = max(chosen, key=lambda row: float(row["search_accuracy"]))
+        ended = [row for row in chosen if row["search_accuracy"] is not None]
+        if not ended:
+            raise InputError(
+                f"run {str(self.path)!r} has no plan of agent {agent or 'any'}, seed "
+                f"{'any' if seed is None else seed}; amc compare {self.path} shows what it has"
+            )
+        best = max(ended, key=lambda row: float(row["search_accuracy"]))
         return self.path / f"{best['agent']}-s{best['seed']}" / "plan.json"
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(isinstance(row.get(k), t) for k, t in ROW_KEYS.items())
+    return isinstance(row, dict) and all(
+        key in row and isinstance(row[key], kind) for key, kind in ROW_KEYS.items()
+    )
 
 
 def write_config(path: Path, config: SearchConfig) -> None:

@@ -15,7 +15,7 @@ import torch
 from amc.config import ObjectiveConfig, SearchConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
 from amc.data import Data
-from amc.errors import BudgetSpent, NoPlanError
+from amc.errors import BudgetSpent
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEvaluator
 from amc.journal import Journal, JournaledEvaluator
@@ -179,13 +179,17 @@ class _NoEvaluator:
 
 @dataclass(frozen=True)
 class Found:
-    """What one search came to: its evaluations, the winner and the weights of its score."""
+    """What one search came to: its evaluations, the winner and the weights of its score.
+
+    ``best`` is ``None`` where no evaluation met the budget; ``family`` is ``SearchTask.family``.
+    """
 
     search: Search
     history: Sequence[Evaluation]
-    best: Evaluation
+    best: Evaluation | None
     state: State | None
     search_s: float
+    family: Sequence[Evaluation] = ()
 
 
 def run_search(
@@ -198,8 +202,8 @@ def run_search(
 ) -> Found:
     """Make one search, answering from its journal what is already there; return what it found.
 
-    Raises ``InputError`` where the journal belongs to other facts, and ``NoPlanError`` where no
-    plan met the budget.
+    Raises ``InputError`` where the journal belongs to other facts. The weights of the winner and of
+    the family are on disk afterwards.
     """
     pricing = session.pricing()
     scoring = ScoringEvaluator(workers, pricing)
@@ -225,14 +229,12 @@ def run_search(
     begin = time.perf_counter()
     with bar, contextlib.suppress(BudgetSpent):
         method.search(task)
-    best = task.best()
-    if best is None:
-        raise NoPlanError(
-            f"{search.agent} seed {search.seed}: none of {len(task.history)} evaluations met the "
-            f"budget {session.budget.key} {session.budget.fraction:g}"
-        )
-    state = weights.start(best.key).state if best.weights_sha256 else None
-    return Found(search, task.history, best, state, time.perf_counter() - begin)
+    elapsed_s, best = time.perf_counter() - begin, task.best()
+    for member in task.family:
+        if member.weights_sha256:
+            weights.start(member.key)
+    state = weights.start(best.key).state if best and best.weights_sha256 else None
+    return Found(search, task.history, best, state, elapsed_s, task.family)
 
 
 def digest_seed(search: Search) -> int:

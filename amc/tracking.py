@@ -96,8 +96,9 @@ class SafeTracker:
         self._attempt(lambda: self._tracker.artifact(path))
 
     def finish(self, status: Status) -> None:
-        """Close the record."""
+        """Close the record; whatever comes after it is dropped, a second end too."""
         self._attempt(lambda: self._tracker.finish(status))
+        self._tracker = NullTracker()
 
     def _attempt(self, call: Callable[[], None]) -> None:
         try:

@@ -56,15 +56,27 @@ def test_the_family_of_netadapt_is_exported_as_plans(digits_run: Path) -> None:
     family = json.loads((folder / "family.json").read_text())
     files = sorted((folder / "family").glob("*.json"))
     assert [str(file.relative_to(folder)) for file in files] == [w["plan"] for w in family]
-    assert len(files) > 1
-    macs = [read_plan(file).costs.predicted.macs for file in files]
-    assert macs == sorted(macs, reverse=True)
-    assert read_plan(files[-1]).plan == read_plan(folder / "plan.json").plan
-    *_, result = planned.accuracy(files[0], None, None)
-    assert result["reproduced"] is True
-    assert result["search_accuracy"] == family[0]["score"]
-    assert read_plan(files[0]).accuracy.test is None, "the test split is for the winner alone"
+    assert [file.name for file in files[:2]] == ["00.json", "01.json"]
+    plans = [read_plan(file) for file in files]
+    macs = [plan.costs.predicted.macs for plan in plans]
+    assert macs == sorted(set(macs), reverse=True)
+    assert plans[0].costs.predicted == plans[0].costs.predicted_dense
+    assert macs[-1] <= 0.5 * macs[0] < macs[-2]
+    records = {e.key: e for e in read_journal(folder / "journal.jsonl")[1]}
+    parents = [records[member["key"]].request.parent for member in family]
+    assert parents == [None, None, *(member["key"] for member in family[1:-1])]
+    for number in (0, 1, -1):
+        *_, result = planned.accuracy(files[number], None, None)
+        assert result["reproduced"] is True
+        assert result["search_accuracy"] == family[number]["score"]
+    assert plans[-1].accuracy.test is None, "the test split is for the search's winner alone"
     assert not (digits_run / "ddpg-s0" / "family").exists()
+
+
+def test_a_plan_of_a_family_finds_the_table_of_its_search(digits_run: Path) -> None:
+    result = app.evaluate_plan(digits_run / "netadapt-s0" / "family" / "01.json")
+    assert result["note"] is None
+    assert result["measured_latency_s"] > 0
 
 
 @pytest.fixture

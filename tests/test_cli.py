@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import amc
 from amc.cli import COMMANDS, application
 from amc.cli.tables import count, fact, milliseconds, percent, speed_up
-from amc.errors import InputError, NoPlanError
+from amc.errors import InputError
 from amc.invalid import explain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,12 +290,31 @@ def test_a_file_that_cannot_be_used_is_one_line_and_code_2(run: Run) -> None:
     assert result.stderr == "error: '/x/p.json': permission denied; check path and permissions\n"
 
 
-def test_a_search_without_a_plan_is_one_line_and_code_1(run: Run) -> None:
-    outcome = NoPlanError("ddpg seed 0: none of 8 evaluations met the budget macs 0.5")
-    result, _ = run(outcome, "resume", "runs/q")
+LOST = {
+    **dict.fromkeys(ROW),
+    **{"agent": "netadapt", "recovery": "none", "seed": 1, "evaluations": 24, "dense": DENSE},
+    "failure": "netadapt seed 1: none of 24 evaluations met the budget macs 0.5; raise it",
+}
+
+
+@pytest.mark.parametrize("command", ["resume", "search"])
+def test_a_search_without_a_plan_is_a_row_of_dashes_and_code_1(run: Run, command: str) -> None:
+    result, _ = run({**RESULT, "rows": [LOST, ROW]}, command, "runs/q")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: ddpg seed 0: none of 8")
-    assert "Traceback" not in result.stderr
+    assert result.stderr == f"error: {LOST['failure']}\n"
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("netadapt ")]
+    assert line.split() == ["netadapt", "none", "1", "24", *["-"] * 8]
+    assert "random_search seed 0: runs/q/random_search-s0/plan.json" in result.stdout
+    document, _ = run({**RESULT, "rows": [LOST, ROW]}, command, "runs/q", "--json")
+    assert document.exit_code == 1
+    assert json.loads(document.stdout)["rows"] == [LOST, ROW]
+
+
+def test_comparing_a_search_without_a_plan_says_why_and_is_no_failure(run: Run) -> None:
+    result, _ = run({"rows": [{**LOST, "run_dir": "runs/q"}]}, "compare", "runs/q")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "none of 24 evaluations met the budget macs 0.5" in " ".join(result.stdout.split())
 
 
 def test_resume_hands_its_workers_on(run: Run) -> None:

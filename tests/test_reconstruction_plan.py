@@ -29,6 +29,7 @@ def test_plans_name_the_weights_of_their_scores(tmp_path: Path, recovery: str) -
         applied = load_file(tmp_path / f"{agent}.safetensors")
         kept = load_file(plan.parent / "weights.safetensors")
         assert all(torch.equal(applied[name], kept[name]) for name in applied)
+    assert app.evaluate_plan(tmp_path / "run/netadapt-s0/family/00.json")["reproduced"]
     plan = tmp_path / "run/random_search-s0/plan.json"
     app.apply(plan, tmp_path / "again.safetensors", from_original=True)
     again = load_file(tmp_path / "again.safetensors")

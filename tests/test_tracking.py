@@ -14,12 +14,14 @@ from amc.errors import InputError
 from amc.tracking import (
     NullTracker,
     SafeTracker,
+    Status,
     Tracker,
     absolute,
     default_store,
     flatten,
     open_tracker,
     store_of,
+    tracked,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +71,19 @@ def test_a_failure_is_told_once_and_ends_nothing() -> None:
     assert len(warnings) == 1
     assert "OSError: no space left)" in warnings[0]
     assert "the search goes on" in warnings[0]
+
+
+def test_the_first_end_of_a_record_stays() -> None:
+    ends: list[str] = []
+
+    class Ending(NullTracker):
+        def finish(self, status: Status) -> None:
+            ends.append(status)
+
+    with tracked(SafeTracker(Ending, print)) as tracker:
+        tracker.start({}, {})
+        tracker.finish("failed")
+    assert ends == ["failed"]
 
 
 def test_a_store_that_cannot_be_opened_is_told_once(tmp_path: Path) -> None:

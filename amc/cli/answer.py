@@ -7,12 +7,12 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from amc.errors import InputError, NoPlanError
+from amc.errors import InputError
 from amc.reporting import RichReporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -57,11 +57,17 @@ def _fail(error: Exception) -> NoReturn:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         say(f"error: {str(error.filename)!r}: {error.strerror.lower()}; check path and permissions")
         raise typer.Exit(BAD_INPUT) from None
-    if isinstance(error, NoPlanError):
-        say(f"error: {error}; look at the scores in the journal, or allow more evaluations")
-        raise typer.Exit(FAILED) from None
     traceback.print_exception(error, file=sys.stderr)
     raise typer.Exit(FAILED) from None
+
+
+def require_plans(result: Mapping[str, Any]) -> None:
+    """Leave with exit code 1 where a search of a finished run found no plan, naming each."""
+    failures = [row["failure"] for row in result.get("rows", ()) if row.get("failure")]
+    for failure in failures:
+        say(f"error: {failure}")
+    if failures:
+        raise typer.Exit(FAILED)
 
 
 @contextlib.contextmanager

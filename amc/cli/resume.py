@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amc.cli.answer import AsJson, answer
+from amc.cli.answer import AsJson, answer, require_plans
 from amc.cli.tables import show_results
 from amc.reporting import Reporter
 
@@ -29,4 +29,4 @@ def resume(
 
         return app.resume(run_dir, evaluations, reporter, workers)
 
-    answer(work, show_results, as_json, hint=f"amc resume {run_dir}")
+    require_plans(answer(work, show_results, as_json, hint=f"amc resume {run_dir}"))

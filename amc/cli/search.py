@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amc.cli.answer import AsJson, answer
+from amc.cli.answer import AsJson, answer, require_plans
 from amc.cli.explanation_tables import show_explanation
 from amc.cli.tables import show_results
 from amc.reporting import Reporter
@@ -58,4 +58,6 @@ def search(
         )
         return (app.explain if explain else app.search)(loaded, run_dir, reporter)
 
-    answer(work, show_explanation if explain else show_results, as_json)
+    found = answer(work, show_explanation if explain else show_results, as_json)
+    if not explain:
+        require_plans(found)

@@ -46,7 +46,7 @@ def show_results(result: Mapping[str, Any]) -> None:
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
-    """Return what the columns stand for: images, fine-tuning, batch, kernels."""
+    """Return searches without a plan, then what columns stand for: images, batch, kernels."""
     counts = {
         key: ", ".join(f"{n:,}" for n in sorted({row[key] for row in rows if row.get(key)}))
         for key in ("search_images", "test_images", "batch_size")
@@ -58,6 +58,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
     tested = counts["test_images"] or "no"
     backends = " | ".join(sorted({row.get("backend") or "not on record" for row in rows}))
     return [
+        *(row["failure"] for row in rows if row.get("failure")),
         f"{counts['search_images']} search images, {tested} test images{tuned}.",
         f"pred., meas.: predicted and measured latency of one batch of {counts['batch_size']}.",
         f"Kernel backend: {backends}.",

@@ -33,8 +33,8 @@ def _line(entry: dict[str, Any], model: type[BaseModel] | None) -> str:
         return f"{field} is missing; add it"
     rule = entry["msg"].removeprefix("Value error, ")
     value = repr(entry["input"])
-    if field in rule or value in rule:
-        return str(rule)
+    if entry["type"] == "value_error" and (field in rule or value in rule):
+        return str(rule)  # a validator of ours has said it
     shown = value if len(value) <= SHOWN else value[: SHOWN - 3] + "..."
     return f"{field} {shown}: {rule[:1].lower()}{rule[1:]}"
 

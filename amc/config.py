@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,6 +15,9 @@ from amc.invalid import explain
 from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, ResourceConstrained
 from amc.plan import digest
 from amc.registry import nearest
+
+if TYPE_CHECKING:
+    from amc.training import Schedule
 
 ScoreName = Literal["task", "cross_entropy", "agreement"]  # ``amc.scores`` says what each is
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -104,6 +107,25 @@ class RacingConfig(_Section):
     seed: int = Field(0, ge=0, lt=2**31)
 
 
+class ShortTermConfig(_Section):
+    """How NetAdapt's proposals are fine-tuned before their scores, and every winner at the end.
+
+    ``amc.training.Schedule`` says what each key is; the numbers of steps stand elsewhere.
+    """
+
+    learning_rate: float = Field(0.02, gt=0)
+    batch_size: int = Field(64, ge=1, le=65536)
+    weight_decay: float = Field(5e-4, ge=0)
+    nesterov: bool = True
+    cosine: bool = True
+
+    def build(self) -> Schedule:
+        """Return the schedule itself, of no steps yet."""
+        from amc.training import Schedule
+
+        return Schedule(steps=0, **self.model_dump())
+
+
 class SearchConfig(_Section):
     """Everything that a search depends on. Each field is a key of the YAML file."""
 
@@ -118,6 +140,7 @@ class SearchConfig(_Section):
     agents: dict[Name, dict[str, Any]]
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     recovery: RecoveryName = "batch_norm"
+    short_term: ShortTermConfig = ShortTermConfig()
     latency: LatencyConfig = LatencyConfig()
     data: Literal["pack", "full"] = "pack"
     data_folder: str | None = None
@@ -204,7 +227,7 @@ class SearchConfig(_Section):
         Some keys do not count at their default: configurations older than these keep their digest.
         """
         values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        for key in ("objective", "cache", "score", "racing"):
+        for key in ("objective", "cache", "score", "racing", "short_term"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
         return digest(values)

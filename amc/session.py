@@ -38,8 +38,6 @@ from amc.weights import Weights
 from amc.worker import Job, State, state_tensors
 from amc.workers import Workers
 
-SHORT_TERM = Schedule(steps=0, batch_size=64, learning_rate=0.02, weight_decay=5e-4)
-
 
 class SearchMethod(Protocol):
     """What the core needs of an agent; ``agents.base`` has the contract in full."""
@@ -90,7 +88,7 @@ class Session:
             "fast_scoring": config.fast_scoring,
             "search_images": len(task.search),
             "score": task.score_name,
-            "short_term": asdict(SHORT_TERM),
+            "short_term": facts_of(config.short_term.build()),
             "torch": torch.__version__,
             "budget": dict(config.budget),
         }
@@ -105,7 +103,7 @@ class Session:
             search=self.task.search,
             score=self.task.score,
             recovery=self.config.recovery,
-            short_term=SHORT_TERM,
+            short_term=self.config.short_term.build(),
             orders=self.space.orders if reconstructs(self.config.recovery) else {},
             batch_norm_images=self.config.batch_norm_images,
             fold_batch_norm=self.config.fold_batch_norm,
@@ -170,6 +168,13 @@ class Session:
     def unevaluated_task(self, agent: str) -> SearchTask:
         """Return a task for ``Agent.check``, which evaluates nothing."""
         return self.search_task(agent, 0, _NoEvaluator(), lambda widths, _: self.space.plan(widths))
+
+
+def facts_of(schedule: Schedule) -> dict[str, Any]:
+    """Return the recipe by name; of what journals did not name at first, what is not as it was."""
+    facts = asdict(schedule)
+    unchanged = [key for key in ("nesterov", "cosine") if facts[key]]
+    return {key: value for key, value in facts.items() if key not in unchanged}
 
 
 class _NoEvaluator:

@@ -17,10 +17,10 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stochastic gradient descent with Nesterov momentum 0.9 and a half-cosine learning rate.
+    """Stochastic gradient descent with momentum 0.9, of Nesterov's kind or plain.
 
-    ``steps`` batches of ``batch_size`` examples; the rate rises linearly over ``warmup_steps``,
-    then falls from ``learning_rate`` to 0.
+    ``steps`` batches of ``batch_size`` examples; the rate rises linearly over ``warmup_steps`` to
+    ``learning_rate``, then falls to 0 by a half cosine, or stays without ``cosine``.
     """
 
     steps: int
@@ -29,6 +29,8 @@ class Schedule:
     weight_decay: float = 1e-4
     warmup_steps: int = 0
     augment: bool = False
+    nesterov: bool = True
+    cosine: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Trainer:
             network.parameters(),
             lr=schedule.learning_rate,
             momentum=0.9,
-            nesterov=True,
+            nesterov=schedule.nesterov,
             weight_decay=schedule.weight_decay,
         )
         self._order = torch.empty(0, dtype=torch.int64)
@@ -190,5 +192,7 @@ def _divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
 def _learning_rate(schedule: Schedule, step: int) -> float:
     if step < schedule.warmup_steps:
         return schedule.learning_rate * (step + 1) / schedule.warmup_steps
+    if not schedule.cosine:
+        return schedule.learning_rate
     done = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from amc.app import load_config
+from agents.netadapt import NetAdaptAgent
+from amc.app import load_config, make_agent
 from amc.config import SearchConfig, changed, load_yaml, parse_config
 from amc.errors import InputError
 from amc.kernels.dense import Dense
+from amc.session import facts_of
 
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 GOOD: dict[str, Any] = {"task": "digits", "budget": {"macs": 0.5}, "agents": {"uniform": {}}}
 
 
@@ -31,6 +34,8 @@ GOOD: dict[str, Any] = {"task": "digits", "budget": {"macs": 0.5}, "agents": {"u
         ({"agents": ["uniform", "uniform"]}, "must name each agent once"),
         ({"experiment": "../x"}, "without slashes"),
         ({"recovery": "hope"}, "recovery 'hope'"),
+        ({"short_term": {"steps": 5}}, "short_term.steps is not a known key"),
+        ({"short_term": {"learning_rate": 0}}, "short_term.learning_rate 0"),
         ({"data": "some"}, "data 'some'"),
         ({"device": "cuda"}, "'cuda' is not built yet"),
     ],
@@ -79,6 +84,31 @@ def test_digest_ignores_what_cannot_change_the_result() -> None:
     config = SearchConfig(**GOOD)
     assert config.digest == config.model_copy(update={"workers": 2}).digest
     assert config.digest != config.model_copy(update={"evaluations": 61}).digest
+
+
+def test_the_short_terms_recipe_counts_only_where_it_is_another() -> None:
+    default, other = (
+        parse_config({**GOOD, "short_term": section}) for section in ({}, {"learning_rate": 1e-3})
+    )
+    assert default.digest == parse_config(GOOD).digest != other.digest
+    old = {"steps": 0, "batch_size": 64, "learning_rate": 0.02, "weight_decay": 5e-4}
+    old |= {"warmup_steps": 0, "augment": False}
+    assert facts_of(default.short_term.build()) == old, "the header of older journals"
+    assert facts_of(other.short_term.build()) == {**old, "learning_rate": 1e-3}
+    plain = parse_config({**GOOD, "short_term": {"nesterov": False, "cosine": False}})
+    assert facts_of(plain.short_term.build()) == {**old, "nesterov": False, "cosine": False}
+
+
+def test_the_published_constants_of_netadapt_are_a_configuration() -> None:
+    config = load_config(str(EXPERIMENTS / "netadapt_published.yaml"))
+    schedule = config.short_term.build()
+    assert (schedule.learning_rate, schedule.batch_size, schedule.weight_decay) == (1e-3, 128, 1e-4)
+    assert (schedule.nesterov, schedule.cosine) == (False, False)
+    agent = make_agent("netadapt", config.agents["netadapt"])
+    assert isinstance(agent, NetAdaptAgent)
+    assert (agent.schedule, agent.step, agent.decay) == ("published", 0.025, 0.96)
+    assert (agent.rule, agent.short_term_steps) == ("ratio", 500)
+    assert config.sites.criterion == "magnitude_l2"
 
 
 @pytest.mark.parametrize("agents", [[""], ["uniform", "uniform"]])

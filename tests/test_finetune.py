@@ -242,21 +242,23 @@ def small() -> tuple[nn.Module, Data]:
     return network, Data(torch.randn(50, 1, 8, 8), torch.arange(50) % 3)
 
 
-def test_fit_is_plain_sgd_on_shuffled_batches() -> None:
-    schedule = Schedule(steps=5, batch_size=20, learning_rate=0.1, weight_decay=0.01)
+@pytest.mark.parametrize(("nesterov", "cosine"), [(True, True), (False, False)])
+def test_fit_is_plain_sgd_on_shuffled_batches(nesterov: bool, cosine: bool) -> None:
+    schedule = Schedule(5, 20, 0.1, weight_decay=0.01, nesterov=nesterov, cosine=cosine)
     network, data = small()
     losses: list[float] = []
     fit(network, data, schedule, 7, lambda step, loss: losses.append(loss))
     plain, _ = small()
     assert data.labels is not None
     optimizer = torch.optim.SGD(
-        plain.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01
+        plain.parameters(), lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01
     )
     generator = torch.Generator().manual_seed(7)
     orders = [torch.randperm(50, generator=generator) for _ in range(3)]
     batches = [order[start : start + 20] for order in orders for start in (0, 20)]
     for step, batch in enumerate(batches[:5]):
-        optimizer.param_groups[0]["lr"] = 0.1 * 0.5 * (1 + math.cos(math.pi * (step / 5)))
+        if cosine:
+            optimizer.param_groups[0]["lr"] = 0.1 * 0.5 * (1 + math.cos(math.pi * (step / 5)))
         optimizer.zero_grad()
         loss = F.cross_entropy(plain(data.inputs[0][batch]), data.labels[batch])
         loss.backward()

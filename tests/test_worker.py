@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from amc import app
-from amc.config import parse_config
+from amc.config import ShortTermConfig, parse_config
 from amc.cost import Cost
 from amc.data import Data
 from amc.evaluation import Evaluation, Request
 from amc.reporting import SilentReporter
-from amc.session import SHORT_TERM, Session
+from amc.session import Session
 from amc.task import accuracy
 from amc.weights import Weights, state_sha256
 from amc.worker import Job, Work, Worker
@@ -37,7 +37,8 @@ def job() -> tuple[Job, ChannelSpace]:
     data = Data(inputs, torch.arange(40) % 4)
     space = ChannelSpace.of(network, (inputs[:1],))
     parts = data[:20], data, data
-    return Job(network, space.groups, *parts, accuracy, "batch_norm", SHORT_TERM), space
+    short_term = ShortTermConfig().build()
+    return Job(network, space.groups, *parts, accuracy, "batch_norm", short_term), space
 
 
 def test_dropout_draws_the_seed_of_the_work() -> None:

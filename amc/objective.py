@@ -98,7 +98,9 @@ class AccuracyGuaranteed:
 class AccuracyWithinBudget:
     """The score where the budget holds, else minus infinity; agents are given ``penalty`` for it.
 
-    Minus infinity would spoil every average and gradient, and JSON cannot hold it.
+    Minus infinity would spoil every average and gradient, and JSON cannot hold it. A plan beyond
+    the budget is scored although its reward is known before: NetAdapt chooses among such plans,
+    and people look at their scores along the trade-off.
     """
 
     penalty: float = -1.0

@@ -10,7 +10,7 @@ layer on (s, a) together, which is what stable-baselines3's critic computes.
 of the default, ``adapted``, each an option or forced by the batch:
 
 - The *executed* action is stored, the published code stores the one before clipping and rounding
-  (``store_executed``).
+  (``store_executed``). Of the uniform plan it is always the executed one.
 - The first episode follows the uniform plan and its transitions go into the replay buffer, so that
   the best of a search is never below ``uniform`` (``demonstrate_uniform``).
 - ``task.walks`` episodes run side by side with one actor; each has the noise that it would have had
@@ -152,6 +152,7 @@ class DDPGAgent(Agent):
         require_flag("agents.ddpg.demonstrate_uniform", demonstrate_uniform)
         require_choice("agents.ddpg.state", state, tuple(STATES))
         require_choice("agents.ddpg.action", action, ACTIONS)
+        self.protocol = protocol
         self.convention = Convention(state, action, lower_bound, upper_bound)
         self.hidden, self.actor_lr, self.critic_lr = hidden, actor_lr, critic_lr
         self.gamma, self.tau, self.batch_size = gamma, tau, batch_size

@@ -43,7 +43,8 @@ class EpisodeReplayBuffer(ReplayBuffer):
     ``add`` writes the last reward of an episode of ``length`` steps to all its transitions.
     ``sample`` subtracts the moving average ``b <- b + rate (mean(batch r) - b)``, updated at each
     call; stored rewards stay as they are. With ``store_executed`` the action stored is the one
-    executed, on stable-baselines3's [-1, 1].
+    executed, on stable-baselines3's [-1, 1]. So is every action of a scripted walk: the ones drawn
+    for it had no part in its reward.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class EpisodeReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Store one step of every walk."""
-        if self.store_executed:
-            executed = np.asarray([info["executed_action"] for info in infos], dtype=np.float32)
-            action = 2.0 * executed[:, None] - 1.0
+        executed = np.asarray([info["executed_action"] for info in infos], dtype=np.float32)
+        chosen = np.asarray([self.store_executed or info["scripted"] for info in infos])
+        action = np.where(chosen[:, None], 2.0 * executed[:, None] - 1.0, action)
         super().add(obs, next_obs, action, reward, done, infos)
         if done.all():
             episode = np.arange(self.pos - self.length, self.pos) % self.buffer_size

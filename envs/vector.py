@@ -40,8 +40,8 @@ class PruningVecEnv(VecEnv):
     def demonstrate(self, plans: Sequence[Sequence[int]]) -> None:
         """Let the next walks that start follow ``plans`` (widths), one each, instead of actions.
 
-        Infos carry the actions that would have led there. Raises ``ValueError`` for a plan that is
-        not legal or does not fit the budget.
+        Infos carry the actions that would have led there, and every info says whether its walk is
+        ``scripted``. Raises ``ValueError`` for a plan that is not legal or does not fit the budget.
         """
         for widths in plans:
             self.course.check_script(widths)
@@ -67,8 +67,9 @@ class PruningVecEnv(VecEnv):
             step_info(walk, walk.step(float(action)))
             for walk, action in zip(self.walks, self._actions[:, 0], strict=True)
         ]
-        for info in infos:
+        for walk, info in zip(self.walks, infos, strict=True):
             info["TimeLimit.truncated"] = False
+            info["scripted"] = walk.scripted
         dones = np.asarray([walk.done for walk in self.walks])
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         observations = self._observations()

@@ -79,7 +79,7 @@ def test_replay_writes_the_reward_everywhere_and_takes_the_baseline_off_samples(
                 np.zeros((2, 1)),
                 np.asarray(rewards) * last,
                 np.full(2, last),
-                [{"executed_action": 0.25}, {"executed_action": 1.0}],
+                [{"executed_action": a, "scripted": False} for a in (0.25, 1.0)],
             )
     np.testing.assert_allclose(buffer.rewards, [[0.2, 0.4]] * 3 + [[0.9, 0.1]] * 3)
     np.testing.assert_allclose(buffer.actions[:, :, 0], [[-0.5, 1.0]] * 6)
@@ -231,6 +231,22 @@ def test_replay_holds_the_executed_action_or_the_raw_one(store_executed: bool) -
     assert ((stored >= 0.2 - 1e-6) & (stored <= 1)).all(), "random actions keep to the bounds"
 
 
+def test_replay_of_raw_actions_holds_the_executed_ones_of_the_demonstration() -> None:
+    task = toy_task(sites=4, walks=2, evaluations=6)
+    agent = DDPGAgent(store_executed=False, redraws=0)
+    env = PruningVecEnv(task, agent.convention)
+    env.demonstrate([uniform_widths(task)])
+    model = agent.model(task, env)
+    model.learn(2 * 4, log_interval=None)
+    assert isinstance(model.replay_buffer, EpisodeReplayBuffer)
+    stored = (model.replay_buffer.actions[:4, :, 0] + 1) / 2
+    uniform = [env.course.action(t, width) for t, width in enumerate(uniform_widths(task))]
+    assert stored[:, 0] == pytest.approx(uniform, abs=1e-6)
+    drawn = model._drawn[:, :, 0]
+    assert stored[:, 1] == pytest.approx(drawn[:, 1], abs=1e-6), "the other walk's stay raw"
+    assert stored[:, 0] != pytest.approx(drawn[:, 0], abs=1e-2)
+
+
 def test_a_search_of_random_episodes_alone_says_so() -> None:
     said: list[str] = []
     task = toy_task(sites=3, evaluations=8)
@@ -261,7 +277,9 @@ def test_growing_from_60_to_120_leaves_the_first_records_as_they_were(
         task = toy_task(sites=3, evaluations=evaluations, horizon=60)
         inner = task.evaluator
         task.evaluator = JournaledEvaluator(inner, Journal(file, {}))
-        agent = DDPGAgent(protocol=protocol, warmup_episodes=15, batch_size=16, hidden=32)
+        # 100 random episodes are published, and more than the first 60; ``adapted`` has its own.
+        warmup = {"published": 15, "adapted": None}[protocol]
+        agent = DDPGAgent(protocol=protocol, warmup_episodes=warmup, batch_size=16, hidden=32)
         search(agent, task)
         assert len(task.history) == evaluations
         assert isinstance(inner, ToyEvaluator)

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,13 @@ from amc.finetune_checkpoint import Check, Checkpoint, Progress, StageEnd, write
 from amc.finetune_settings import RECOVERY, FinetuneSettings
 from amc.plan import digest
 from amc.plan_file import PlanFile
-from amc.planned import build
+from amc.planned import Scorer, build, scorer, searched
 from amc.prune_stages import Stage, removal_orders, stages_of
 from amc.recovery import Recovery
 from amc.reporting import Handle, Reporter
 from amc.search_task import preserved_generators, seed_everything
 from amc.task import LoadedTask
 from amc.training import Distillation, Schedule, Trainer
-from amc.worker import score
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -53,7 +53,12 @@ class FinetuneJob:
     @property
     def search(self) -> Data:
         """The examples of the search split that the plan was scored on."""
-        return self.task.search[: self.plan.evaluation.search_images or len(self.task.search)]
+        return searched(self.plan, self.task)
+
+    @cached_property
+    def score(self) -> Scorer:
+        """What scores networks just as ``amc evaluate`` will score the one that comes out."""
+        return scorer(self.plan, self.task)
 
     @property
     def calibration(self) -> Data:
@@ -79,7 +84,14 @@ class FinetuneJob:
 
     def recovered(self, name: RecoveryName) -> Recovery:
         """Return the recovery ``name`` of the task's network, not yet prepared."""
-        return Recovery(name, self.task.network, self.groups, self.orders(), self.calibration)
+        return Recovery(
+            name,
+            self.task.network,
+            self.groups,
+            self.orders(),
+            self.calibration,
+            self.plan.evaluation.batch_norm_images,
+        )
 
     def compressed(self, kept: Mapping[str, Sequence[int]]) -> nn.Module:
         """Return the dense network compressed to ``kept``, laid out as all that is scored."""
@@ -211,7 +223,7 @@ class FineTuning:
         """Score the search split, keep the weights if they are the best so far, save it all."""
         progress, network = self.progress, trainer.network
         network.eval()
-        value = score(network, self._job.search, self._job.task.score)
+        value = self._job.score(network, self._job.search)
         network.train()
         if not math.isfinite(value):
             raise self._diverged("the network's output")

@@ -29,7 +29,7 @@ from amc.planned import groups_of, load_planned_task
 from amc.reporting import Reporter
 from amc.task import LoadedTask, data_digest
 from amc.weights import state_sha256
-from amc.worker import score, state_arrays
+from amc.worker import state_arrays
 
 REPORT = "report.json"
 WEIGHTS = "weights.safetensors"
@@ -179,10 +179,8 @@ def _accuracies(
     for name, one in itertools.chain(variants(job, notes), [("finetuned", network)]):
         yield {
             "weights": name,
-            "search_accuracy": _finite(score(one, job.search, task.score)),
-            "test_accuracy": None
-            if task.test is None
-            else _finite(score(one, task.test, task.score)),
+            "search_accuracy": _finite(job.score(one, job.search)),
+            "test_accuracy": None if task.test is None else _finite(job.score(one, task.test)),
         }
 
 
@@ -198,11 +196,7 @@ def _plan_file(
     dense, tuned = rows[0], rows[-1]
     parts = job.plan.model_dump(mode="json")
     parts |= {"weights": weights, "finetuned": None}
-    parts["evaluation"] |= {
-        "data": job.settings.data or job.plan.evaluation.data,
-        "fold_batch_norm": False,
-        "fast_scoring": False,
-    }
+    parts["evaluation"]["data"] = job.settings.data or job.plan.evaluation.data
     parts["accuracy"] = {
         "metric": job.task.score_name,
         "search": tuned["search_accuracy"],

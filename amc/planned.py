@@ -7,6 +7,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from amc.compress import compress, kept_of
 from amc.coupling import ChannelGroup, trace_coupling
+from amc.data import Data
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_text
 from amc.folding import folded, folds_of
@@ -31,6 +33,8 @@ from amc.task import LoadedTask, load_task
 from amc.timing import measure_networks
 from amc.weights import state_sha256
 from amc.worker import score, state_tensors
+
+Scorer = Callable[[nn.Module, Data], float]
 
 
 def load_planned_task(
@@ -191,6 +195,24 @@ def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> No
         program.save(str(out), external_data=False)
 
 
+def searched(plan: PlanFile, task: LoadedTask) -> Data:
+    """Return the examples of the search split that the plan was scored on."""
+    return task.search[: plan.evaluation.search_images or len(task.search)]
+
+
+def scorer(plan: PlanFile, task: LoadedTask) -> Scorer:
+    """Return what scores networks of the task as the plan's ``evaluation`` says.
+
+    Its answer is in the task's unit; NaN where outputs are not finite.
+    """
+    example = task.search[:2].inputs
+
+    def score_of(network: nn.Module, data: Data) -> float:
+        return score(_forward(plan, task.network, network, example), data, task.score)
+
+    return score_of
+
+
 def accuracy(
     path: Path, task_name: str | None, data_folder: str | None
 ) -> tuple[PlanFile, LoadedTask, nn.Module, dict[str, Any]]:
@@ -198,11 +220,10 @@ def accuracy(
     plan = read_plan(path)
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task)
-    search = task.search[: plan.evaluation.search_images or len(task.search)]
-    scored = _scored(plan, task.network, network, search[:2].inputs)
+    score_of = scorer(plan, task)
     now = {
-        "search": score(scored, search, task.score),
-        "test": None if task.test is None else score(scored, task.test, task.score),
+        "search": score_of(network, searched(plan, task)),
+        "test": None if task.test is None else score_of(network, task.test),
     }
     facts: dict[str, Any] = {"metric": task.score_name}
     for split, value in now.items():
@@ -215,10 +236,10 @@ def accuracy(
     return plan, task, network, facts
 
 
-def _scored(
+def _forward(
     plan: PlanFile, dense: nn.Module, network: nn.Module, example: tuple[Tensor, ...]
 ) -> Forward:
-    """Return the forward pass that the plan's scores on record come from."""
+    """Return the forward pass that the plan's scores come from."""
     fold = plan.evaluation.fold_batch_norm
     program = Program.of(dense, network, example) if plan.evaluation.fast_scoring else None
     if program is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc import app, finetune, planned
+from amc.compress import kept_of
 from amc.config import parse_config
 from amc.data import Data
 from amc.errors import InputError
@@ -22,6 +23,7 @@ from amc.finetune_settings import parse_settings
 from amc.plan import Choice, Plan
 from amc.plan_file import read_plan
 from amc.prune_stages import removal_orders, stages_of
+from amc.recovery import Recovery
 from amc.reporting import SilentReporter
 from amc.task import LoadedTask, load_task, state_digest
 from amc.training import Distillation, Schedule, Trainer, fit
@@ -159,19 +161,81 @@ def test_patience_ends_a_stage_and_keeps_its_best_weights(plan: Path, tmp_path: 
     assert accuracies(report)["finetuned"] == scores[best] > scores[-1]
 
 
+class Steps(SilentReporter):
+    """Notes which bars were begun, among whatever else is noted."""
+
+    def __init__(self, noted: list[Any]) -> None:
+        self.noted = noted
+
+    def task(self, description: str, total: int | None) -> Any:
+        self.noted.append(description)
+        return super().task(description, total)
+
+
 def test_the_test_split_is_looked_at_only_after_training(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
+    noted: list[Any] = []
 
     def score(network: nn.Module, data: Data, function: Any) -> float:
-        seen.append(len(data))
+        noted.append(len(data))
         return 0.5
 
-    monkeypatch.setattr(finetune, "score", score)
-    report = app.finetune(plan, tmp_path / "out", SHORT)
+    monkeypatch.setattr(planned, "score", score)
+    report = app.finetune(plan, tmp_path / "out", SHORT, reporter=Steps(noted))
     assert report["test_images"] not in {report["search_images"], 0}
-    assert set(seen) == {report["search_images"]}
+    end = noted.index("testing")
+    assert noted[:end] == ["fine-tuning", *[report["search_images"]] * 4]
+    assert set(noted[end + 1 :]) == {report["search_images"], report["test_images"]}
+
+
+def changed(plan: Path, folder: Path, **evaluation: Any) -> Path:
+    """Return a copy of a plan without weights, with another ``evaluation`` section."""
+    facts = json.loads(plan.read_text())
+    assert facts["weights"] is None
+    facts["finetuned"] = None
+    facts["evaluation"] |= evaluation
+    folder.mkdir()
+    (folder / "plan.json").write_text(json.dumps(facts))
+    return folder / "plan.json"
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_what_is_fine_tuned_is_scored_as_its_plan_says(
+    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold: bool
+) -> None:
+    source = changed(plan, tmp_path / "source", fold_batch_norm=fold)
+    normalised: set[bool] = set()
+    score = planned.score
+
+    def watched(network: nn.Module, data: Data, function: Any) -> float:
+        normalised.add(any(isinstance(module, nn.BatchNorm2d) for module in network.modules()))
+        return score(network, data, function)
+
+    monkeypatch.setattr(planned, "score", watched)
+    report = app.finetune(source, tmp_path / "out", SHORT)
+    assert app.evaluate_plan(Path(report["plan"]))["reproduced"]
+    assert normalised == {not fold}
+
+
+def test_statistics_come_from_as_many_images_as_the_plan_says(plan: Path, tmp_path: Path) -> None:
+    few = changed(plan, tmp_path / "source", batch_norm_images=20)
+    task, facts = planned.load_planned_task(read_plan(few), None, None), read_plan(few)
+    groups = planned.groups_of(facts, task)
+    scores = app.channel_importance(task, groups, "magnitude_l1")
+    settings = parse_settings({"recovery": "batch_norm", "steps": 1})
+    job = finetune.FinetuneJob(facts, few.parent, task, groups, scores, settings)
+    expected = job.compressed(kept_of(facts.plan))
+    alone = Recovery("batch_norm", task.network, groups, {}, job.calibration[:20])
+    alone.recalibrate(expected)
+    row = next(one for name, one in finetune.variants(job, print) if name == "batch_norm")
+    tuning = finetune.FineTuning(job, tmp_path, {}, None, SilentReporter())
+    start = tuning._start(job.stages()[0], None)
+    for network in (row, start):
+        assert state_digest(network.state_dict()) == state_digest(expected.state_dict())
+    all_images = Recovery("batch_norm", task.network, groups, {}, job.calibration)
+    all_images.recalibrate(expected)
+    assert state_digest(row.state_dict()) != state_digest(expected.state_dict())
 
 
 def test_stages_remove_nested_channels_the_least_important_first() -> None:

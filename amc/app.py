@@ -10,7 +10,7 @@ Every function returns what its command prints with ``--json``. ``search`` and w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,42 @@ def resume(
             f"evaluations {evaluations} is below the run's {folder.config.evaluations}; a run "
             "can only grow"
         )
-    more = {} if evaluations is None else {"evaluations": evaluations}
+    reporter = reporter or SilentReporter()
+    more = {} if evaluations is None else _grown(folder.config, evaluations)
     config = changed({**folder.config.model_dump(mode="json"), **more}, workers=workers)
-    return _run(replace(folder, config=config), reporter or SilentReporter())
+    result = _run(replace(folder, config=config), reporter)
+    if evaluations is not None:
+        _say_who_did_not_grow(config, evaluations, result["rows"], reporter)
+    return result
+
+
+def _grown(config: SearchConfig, evaluations: int) -> dict[str, Any]:
+    """Return the keys with which every agent goes on to ``evaluations``, at the horizon it had."""
+    agents = {}
+    for name, options in config.agents.items():
+        make_agent(name, options)
+        own = options.get("evaluations", evaluations)
+        more = {"evaluations": evaluations, "horizon": options.get("horizon", own)}
+        agents[name] = {**options, **more} if own < evaluations else options
+    return {"evaluations": evaluations, "agents": agents}
+
+
+def _say_who_did_not_grow(
+    config: SearchConfig, evaluations: int, rows: Sequence[Mapping[str, Any]], reporter: Reporter
+) -> None:
+    for row in rows:
+        name, made = row["agent"], row["evaluations"]
+        own = config.agents[name].get("evaluations", evaluations)
+        if own > evaluations:
+            reporter.message(
+                f"{name} seed {row['seed']} does not grow: agents.{name}.evaluations is {own} "
+                f"already, above {evaluations}"
+            )
+        elif made < evaluations:
+            reporter.message(
+                f"{name} seed {row['seed']} does not grow: it ends by itself, after {made} "
+                f"evaluation{'s' if made > 1 else ''}"
+            )
 
 
 def _run(

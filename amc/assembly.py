@@ -37,6 +37,8 @@ from search_spaces.channel import ChannelSpace
 if TYPE_CHECKING:
     from envs.pruning import PruningEnv
 
+OF_THE_SEARCH = ("evaluations", "horizon")  # options of every agent that are not its constructor's
+
 
 def load_config(
     source: str,
@@ -102,17 +104,18 @@ def make_agent(name: str, options: dict[str, Any]) -> SearchMethod:
     """Return the agent ``name`` with ``options``; ``InputError`` for one that it does not have."""
     agent_class = lookup(AGENTS, name, "agents")
     known = list(python_inspect.signature(agent_class).parameters)
-    count = options.get("evaluations", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InputError(
-            f"agents.{name}.evaluations must be a whole number above 0, but got {count!r}"
-        )
-    own = {key: value for key, value in options.items() if key != "evaluations"}
+    for key in OF_THE_SEARCH:
+        count = options.get(key, 1)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(
+                f"agents.{name}.{key} must be a whole number above 0, but got {count!r}"
+            )
+    own = {key: value for key, value in options.items() if key not in OF_THE_SEARCH}
     for key in own:
         if key not in known:
             raise InputError(
                 f"agents.{name}.{key} is not a known option{nearest(key, known)} "
-                f"Known: {', '.join(['evaluations', *known])}"
+                f"Known: {', '.join([*OF_THE_SEARCH, *known])}"
             )
     agent: SearchMethod = agent_class(**own)
     return agent

@@ -240,6 +240,7 @@ NOT_OF_THE_RESULT: Any = {
     "tracking_uri": True,
     "experiment": True,
     "data_folder": True,
+    "cache": True,
     "latency": {"target"},
 }
 

@@ -134,7 +134,8 @@ class Session:
     ) -> SearchTask:
         """Return what ``agent`` may see of its search."""
         evaluations = self.evaluations_of(agent)
-        own = "evaluations" in self.config.agents[agent]
+        own = self.config.agents[agent]
+        laid_out_for = own.get("evaluations") or self.config.horizon or evaluations
         return SearchTask(
             sites=self.space.sites,
             cost_model=self.cost_model,
@@ -143,7 +144,7 @@ class Session:
             plan_maker=make_plan,
             seed=seed,
             evaluations=evaluations,
-            horizon=evaluations if own else self.config.horizon or evaluations,
+            horizon=int(own.get("horizon") or laid_out_for),
             walks=self.config.walks,
             wall=self.config.objective.build().needs_wall(self.budget),
             curve_maker=lambda: self.error_curves,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from amc import app
+from amc.assembly import OF_THE_SEARCH
 from amc.config import LatencyConfig, RacingConfig, SearchConfig
 from amc.errors import InputError
 from amc.files import check_writable, write_json
@@ -25,15 +26,44 @@ from amc.session import Found, Session, run_search
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
 from amc.tracking import open_tracker
-from amc.workers import InProcess
+from amc.workers import InProcess, Workers
 
 
-def bench_workers(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Time one batch of 16 evaluations on 1 worker and on 2, interleaved."""
+def bench_workers(
+    configs: Sequence[SearchConfig],
+    workers: int = 2,
+    evaluations: int | None = None,
+    plans: int = 16,
+    rounds: int = 5,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Time evaluations on 1 to ``workers`` Ray workers, which take turns.
+
+    Returns an object a configuration, with ``amc.bench.workers``'s keys. With ``evaluations`` a
+    whole ``ddpg`` search of so many is timed too, on one worker and on all. ``out`` is a folder
+    for ``workers.json``.
+    """
+    from amc.bench import Settings
     from amc.bench import workers as bench
 
-    session, _ = app.prepare(app.frozen(config), reporter or SilentReporter())
-    return bench(session, reporter or SilentReporter())
+    if workers < 2:
+        raise InputError(f"workers must be at least 2, to be held against 1, but got {workers}")
+    length = 1 if evaluations is None else evaluations
+    _check_counts(evaluations=length, plans=plans, rounds=rounds)
+    if out is not None:
+        check_writable(out / "workers.json", "--out")
+    reporter = reporter or SilentReporter()
+    rows = []
+    for config in configs:
+        session = _ddpg_session(config, length, seed, reporter)
+        search = None if evaluations is None else partial(_ddpg_search, session, reporter)
+        settings = Settings(workers, plans, rounds, seed)
+        rows.append(bench(session, search, settings, reporter) | _agent_of(session))
+    if out is not None:
+        write_json(out / "workers.json", rows)
+    return rows
 
 
 def bench_evaluation(
@@ -47,30 +77,22 @@ def bench_evaluation(
 ) -> list[dict[str, Any]]:
     """Time an evaluation by part, the published one beside it, and a whole ``ddpg`` search.
 
-    Returns an object a configuration, with ``amc.bench_evaluation.evaluation``'s keys. All runs in
-    this process, on one thread. ``out`` is a folder for ``evaluation.json``.
+    Returns an object a configuration, with ``amc.bench_evaluation.evaluation``'s keys and the
+    ``protocol`` and ``walks`` of the search, which has the configuration's options of ``ddpg``. All
+    runs in this process, on one thread. ``out`` is a folder for ``evaluation.json``.
     """
     from amc.bench_evaluation import Settings, evaluation
 
-    for name, value in (("evaluations", evaluations), ("plans", plans), ("rounds", rounds)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, but got {value}")
+    _check_counts(evaluations=evaluations, plans=plans, rounds=rounds)
     if out is not None:
         check_writable(out / "evaluation.json", "--out")
     reporter = reporter or SilentReporter()
     rows = []
     for config in configs:
-        own: dict[str, Any] = {
-            "evaluations": evaluations,
-            "horizon": None,
-            "agents": {"ddpg": {}},
-            "seeds": (seed,),
-        }
-        one = app.frozen(config.model_copy(update={**own, "tracking_uri": "off"}))
-        session, _ = app.prepare(one, reporter)
-        session = _racing(session)
+        session = _racing(_ddpg_session(config, evaluations, seed, reporter))
         search = partial(_ddpg_search, session, reporter)
-        rows.append(evaluation(session, search, Settings(plans, rounds, seed), reporter))
+        row = evaluation(session, search, Settings(plans, rounds, seed), reporter)
+        rows.append(row | _agent_of(session))
     if out is not None:
         write_json(out / "evaluation.json", rows)
     return rows
@@ -85,22 +107,56 @@ def _racing(session: Session) -> Session:
 
 
 def evaluation_config(task: str) -> SearchConfig:
-    """Return what ``bench evaluation`` times of a task: half of the MACs, as published."""
+    """Return what evaluations are timed with: half of the MACs, least squares, as published."""
     return app.load_config(task, ["budget.macs=0.5", "recovery=least_squares"])
 
 
-def _ddpg_search(session: Session, reporter: Reporter) -> Found:
-    """Make the session's search in a folder of its own, which is removed."""
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, but got {value}")
+
+
+def _ddpg_session(config: SearchConfig, evaluations: int, seed: int, reporter: Reporter) -> Session:
+    """Return the session of a ``ddpg`` search of so many evaluations, with ``config``'s options."""
+    options = config.agents.get("ddpg", {})
+    own: dict[str, Any] = {
+        "evaluations": evaluations,
+        "horizon": None,
+        "agents": {"ddpg": {k: v for k, v in options.items() if k not in OF_THE_SEARCH}},
+        "seeds": (seed,),
+        "tracking_uri": "off",
+    }
+    session, _ = app.prepare(app.frozen(config.model_copy(update=own)), reporter)
+    app.make_agent("ddpg", session.config.agents["ddpg"]).check(session.unevaluated_task("ddpg"))
+    return session
+
+
+def _agent_of(session: Session) -> dict[str, Any]:
+    """Return what a row says of the agent that searched."""
+    from agents.ddpg import DDPGAgent
+
+    options = session.config.agents["ddpg"]
+    return {
+        "protocol": DDPGAgent(**options).protocol,
+        "walks": session.config.walks,
+        "agent_options": options,
+    }
+
+
+def _ddpg_search(session: Session, reporter: Reporter, workers: Workers | None = None) -> Found:
+    """Make the session's search in a folder of its own, which is removed; by default in process."""
     with tempfile.TemporaryDirectory(prefix="amc-bench-") as parent:
         path = Path(parent) / "run"
         folder = RunFolder.create(path, session.config, session.facts, session.table.as_json())
         tracker = open_tracker(
             path, experiment="amc", run_name="bench", warn=reporter.message, uri="off"
         )
-        pool = InProcess(session.job())
-        pool.prepare()
-        method = app.make_agent("ddpg", {})
-        return run_search(session, folder.searches[0], method, pool, reporter, tracker)
+        if workers is None:
+            workers = pool = InProcess(session.job())
+            pool.prepare()
+        method = app.make_agent("ddpg", session.config.agents["ddpg"])
+        return run_search(session, folder.searches[0], method, workers, reporter, tracker)
 
 
 def bench_kernels(

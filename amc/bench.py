@@ -1,65 +1,162 @@
-"""``amc bench``: what parts of this software cost on this machine, as ratios from one session."""
+"""``amc bench workers``: how evaluations, and a whole search, scale over Ray workers.
+
+The pools of 1, 2, ... workers are the first so many of one pool's actors, and take turns.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from amc.ray_workers import RayWorkers
+from amc.bench_evaluation import random_plans
 from amc.reporting import Reporter
-from amc.session import Session
-from amc.worker import Work
-from amc.workers import Workers
+from amc.session import Found, Session
+from amc.worker import Final, Job, Outcome, Work
+from amc.workers import FinalWork, Finished, Workers
 
-BATCH, ROUNDS = 16, 3
+Pools = Mapping[int, Workers]
 
 
-def workers(session: Session, reporter: Reporter) -> dict[str, Any]:
-    """Return how long one batch of 16 evaluations takes on 1 Ray worker and on 2.
+@dataclass(frozen=True)
+class Settings:
+    """How much is timed: ``plans`` random ones, ``rounds`` times, on 1 to ``workers`` workers."""
 
-    The pools stand side by side and take turns, each time in the other order, after one round of
-    warm-up; ``ratio`` is the median over rounds of the time on 2 over the time on 1.
-    """
-    batch = _batch(session)
-    job = session.job()
-    pools = {1: RayWorkers(job, 1, cores=3), 2: RayWorkers(job, 2, cores=3)}
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    workers: int = 2
+    plans: int = 16
+    rounds: int = 5
+    seed: int = 0
+
+
+@contextmanager
+def ray_pools(job: Job, count: int) -> Iterator[Pools]:
+    """Start ``count`` Ray workers; give the pool of the first n of them, for each n."""
+    from amc.ray_workers import RayWorkers
+
+    pool = RayWorkers(job, count)
     try:
-        with reporter.task("timing batches", 2 * (ROUNDS + 1)) as bar:
-            for turn in range(ROUNDS + 1):
-                for count in (1, 2) if turn % 2 else (2, 1):
-                    taken = _timed(pools[count], batch)
-                    bar.advance(1, f"{count} worker{'s' if count > 1 else ''}: {taken:.2f} s")
-                    if turn:
-                        seconds[count].append(taken)
+        yield {number: pool.first(number) for number in range(1, count + 1)}
     finally:
-        for pool in reversed(pools.values()):  # the first one owns Ray
-            pool.close()
-    ratios = np.array(seconds[2]) / np.array(seconds[1])
+        pool.close()
+
+
+def workers(
+    session: Session,
+    search: Callable[[Workers], Found] | None,
+    settings: Settings,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Return how long one evaluation takes on 1, 2, ... workers, and how they scale.
+
+    Random plans are evaluated in batches of ``walks``, as a search asks for them. ``evaluation_s``
+    has, by number of workers, the median over rounds of the seconds of all over their number;
+    ``speedup`` is the median of one worker's over that of all of them, each in the same round, and
+    ``speedup_range`` its least and largest value. Preparation goes before, in a round not counted.
+    With ``search``, a whole one is made on one worker and on all; see ``_of_search``.
+    """
+    with ray_pools(session.job(), settings.workers) as pools:
+        seconds = _rounds(session, pools, settings, reporter)
+        one, most = seconds[1], seconds[settings.workers]
+        row = {
+            "network": session.task.name,
+            "recovery": session.config.recovery,
+            "calibration_images": len(session.calibration),
+            "search_images": len(session.task.search),
+            "workers": settings.workers,
+            "walks": session.config.walks,
+            "plans": settings.plans,
+            "rounds": settings.rounds,
+            "evaluation_s": {str(n): float(np.median(taken)) for n, taken in seconds.items()},
+            "speedup": float(np.median(one / most)),
+            "speedup_range": [float(np.min(one / most)), float(np.max(one / most))],
+        }
+        if search is not None:
+            row |= _searches(search, pools, settings.workers)
+    return row
+
+
+def _rounds(
+    session: Session, pools: Pools, settings: Settings, reporter: Reporter
+) -> dict[int, NDArray[np.float64]]:
+    """Return seconds an evaluation, ``[rounds]`` by number of workers.
+
+    The pools take turns, in every other round the other way round.
+    """
+    plans = random_plans(session, settings.plans, settings.seed)
+    works = [Work(plan, None, None, 0) for plan in plans]
+    walks = session.config.walks
+    batches = [works[start : start + walks] for start in range(0, len(works), walks)]
+    seconds: dict[int, list[float]] = {number: [] for number in pools}
+    steps = len(pools) * (settings.rounds + 1)
+    with reporter.task(f"timing {session.task.name}", steps) as bar:
+        for turn in range(settings.rounds + 1):
+            for number in sorted(pools, reverse=bool(turn % 2)):
+                taken = _timed(pools[number], batches) / len(works)
+                bar.advance(1, f"{number} worker{'s' if number > 1 else ''}: {taken:.3f} s a plan")
+                if turn:
+                    seconds[number].append(taken)
+    return {number: np.asarray(taken) for number, taken in seconds.items()}
+
+
+def _timed(pool: Workers, batches: Sequence[Sequence[Work]]) -> float:
+    begin = time.perf_counter()
+    for batch in batches:
+        pool.run(batch)
+    return time.perf_counter() - begin
+
+
+class _Stopwatch:
+    """A pool that adds up the seconds for which it was waited."""
+
+    def __init__(self, pool: Workers) -> None:
+        self._pool = pool
+        self.waited_s = 0.0
+
+    def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
+        begin = time.perf_counter()
+        outcomes = self._pool.run(batch, finished)
+        self.waited_s += time.perf_counter() - begin
+        return outcomes
+
+    def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
+        return self._pool.finalise(batch)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _searches(
+    search: Callable[[Workers], Found], pools: Pools, most: int
+) -> dict[str, dict[str, Any] | float]:
+    """Return what the same search took on one worker and on all, and how many times as fast."""
+    found = {}
+    for number in (most, 1):
+        watched = _Stopwatch(pools[number])
+        found[number] = _of_search(search(watched), watched.waited_s, number)
     return {
-        "task": session.task.name,
-        "evaluations": BATCH,
-        "search_images": len(session.task.search),
-        "rounds": ROUNDS,
-        "one_worker_s": float(np.median(seconds[1])),
-        "two_workers_s": float(np.median(seconds[2])),
-        "ratio": float(np.median(ratios)),
-        "ratio_range": [float(ratios.min()), float(ratios.max())],
+        "search": {str(number): found[number] for number in (1, most)},
+        "search_speedup": found[1]["search_s"] / found[most]["search_s"],
     }
 
 
-def _batch(session: Session) -> list[Work]:
-    """Return plans that keep from half to all of every site."""
-    works = []
-    for share in np.linspace(0.5, 1.0, BATCH):
-        widths = [site.nearest(share * site.channels) for site in session.space.sites]
-        works.append(Work(session.space.plan(widths), None, None, 0))
-    return works
+def _of_search(found: Found, waited_s: float, number: int) -> dict[str, Any]:
+    """Return seconds of one search, all included, and what of them the workers worked.
 
-
-def _timed(pool: Workers, batch: list[Work]) -> float:
-    begin = time.perf_counter()
-    pool.run(batch)
-    return time.perf_counter() - begin
+    ``agent_s`` is when no worker had anything to do: the agent learns and draws. ``idle_s`` is how
+    long the mean worker waited for others of its batch or for the next plan, the agent's time not
+    counted; ``evaluations_per_s`` are requests, from the cache too.
+    """
+    worked_s = sum(e.observed["evaluation_s"] for e in found.history if not e.cached)
+    return {
+        "search_s": found.search_s,
+        "evaluations": len(found.history),
+        "cached": sum(e.cached for e in found.history),
+        "evaluations_per_s": len(found.history) / found.search_s,
+        "agent_s": found.search_s - waited_s,
+        "idle_s": waited_s - worked_s / number,
+    }

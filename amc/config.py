@@ -227,7 +227,7 @@ class SearchConfig(_Section):
         Some keys do not count at their default: configurations older than these keep their digest.
         """
         values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        for key in ("objective", "cache", "score", "racing", "short_term"):
+        for key in ("objective", "score", "racing", "short_term"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
         return digest(values)

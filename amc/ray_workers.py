@@ -30,6 +30,8 @@ from amc.data import Data
 from amc.worker import Final, Job, Outcome, Work, Worker
 from amc.workers import FinalWork, Finished
 
+_TOKEN = secrets.token_hex(32)  # of every private Ray of this process, which reads it but once
+
 
 class RayWorkers:
     """A pool of actors. ``RAY_ADDRESS`` joins a cluster; otherwise a private one is started.
@@ -55,6 +57,12 @@ class RayWorkers:
     def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
         """See ``amc.workers.Workers.finalise``."""
         return self._spread([("finalise", work) for work in batch], None)
+
+    def first(self, count: int) -> RayWorkers:
+        """Return the pool of the first ``count`` actors, which are this one's to end."""
+        part = copy.copy(self)
+        part._actors = self._actors[:count]
+        return part
 
     def close(self) -> None:
         """End the actors, and Ray itself where this pool started it."""
@@ -170,7 +178,7 @@ def _connect(count: int) -> tuple[bool, Path | None]:
     folder = Path(tempfile.mkdtemp(prefix="amc-ray-"))
     token = folder / "token"
     token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    token.write_text(_TOKEN)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     ray.init(
         num_cpus=count,

@@ -73,7 +73,6 @@ class Session:
             **({"objective": objective} if config.objective != ObjectiveConfig() else {}),
             **({"search_score": config.score} if config.score != "task" else {}),
             **racing,
-            **({} if config.cache else {"cache": False}),
             "task": task.name,
             "network_digest": task.network_digest,
             "data_digest": data_digest(task.train, task.search),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amc import app, app_bench, worker
+from amc import app, app_bench, finish, worker
 from amc.bench_evaluation import random_plans
 from amc.bench_reference import Reference
 from amc.compress import compress
@@ -18,6 +18,7 @@ from amc.config import parse_config
 from amc.data import Data
 from amc.errors import InputError
 from amc.folding import folded, folds_of
+from amc.journal import read_journal
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reporting import SilentReporter
 from amc.task import load_task
@@ -71,6 +72,28 @@ def test_shortcuts_leave_the_scores_as_they_are(rows: tuple[list[dict[str, Any]]
     assert row["largest_shortcut_score_difference"] <= 0.01  # one of 100 images
     assert row["largest_eager_score_difference"] <= 0.01
     assert row["largest_score_difference"] <= 0.1
+
+
+def test_the_search_is_the_configurations_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "_measure", lambda *_: {})
+    ddpg = {"protocol": "published", "warmup_episodes": 2, "evaluations": 5, "horizon": 7}
+    config = parse_config({**TINY, "walks": 1, "agents": {"uniform": {}, "ddpg": ddpg}})
+    alone = {"agents": {"ddpg": {"protocol": "published", "warmup_episodes": 2}}, "horizon": 6}
+    values = {**TINY, "walks": 1, "evaluations": 6, "finetune_steps": 0, **alone}
+    app.search(parse_config(values), tmp_path / "run")
+    expected = [e.key for e in read_journal(tmp_path / "run/ddpg-s0/journal.jsonl")[1]]
+    monkeypatch.setattr(
+        "amc.bench_evaluation.evaluation",
+        lambda session, search, settings, reporter: {"keys": [e.key for e in search().history]},
+    )
+    (row,) = app_bench.bench_evaluation([config], 6)
+    assert row["keys"] == expected
+    assert (row["protocol"], row["walks"]) == ("published", 1)
+    assert row["agent_options"] == {"protocol": "published", "warmup_episodes": 2}
+    (row,) = app_bench.bench_evaluation([parse_config(TINY)], 6)
+    assert (row["protocol"], row["walks"]) == ("adapted", 4)
 
 
 def test_random_plans_just_meet_the_budget() -> None:

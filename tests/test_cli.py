@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import amc
 from amc.cli import COMMANDS, application
+from amc.cli.bench import OPTIONS
 from amc.cli.tables import count, fact, milliseconds, percent, speed_up
 from amc.errors import InputError
 from amc.invalid import explain
@@ -122,7 +123,10 @@ CALLS = {
     ),
     "measure": (["--out", "t.json"], ("the config", Path("t.json"))),
     "train": (["r.yaml"], (Path("r.yaml"), None)),
-    "bench": (["workers"], ("the config",)),
+    "bench": (
+        ["workers", "--workers", "3", "--rounds", "2", "--evaluations", "9", "--out", "w"],
+        ([{"answer": [1, 2]}] * 2, 3, 9, 16, 2, 0),
+    ),
 }
 
 
@@ -139,6 +143,51 @@ def test_bench_kernels_hands_everything_on(run: Run) -> None:
     result, _ = run([], "bench", "kernels", "--threads", "1,two")
     assert result.exit_code == 2
     assert "--threads must be numbers such as 1 or 1,2, but got '1,two'" in result.stderr
+
+
+def test_bench_takes_a_network_or_a_configuration(run: Run) -> None:
+    result, app = run([], "bench", "evaluation", "p.yaml", "--task", "m:f", "--json")
+    assert result.exit_code == 0, result.output
+    assert app.calls[0] == ("load_config", ("p.yaml",), {"task": "m:f"})
+    assert app.calls[1][1][:5] == (["the config"], 200, 4, 5, 0)
+    result, app = run([], "bench", "workers", "resnet20", "--seed", "3", "--json")
+    assert app.calls[0][:2] == ("evaluation_config", ("resnet20",))
+    assert app.calls[1][1][:6] == ([[]], 2, None, 16, 5, 3)
+    result, app = run([], "bench", "latency", "resnet8", "--task", "m:f")
+    assert result.exit_code == 2
+    assert "'resnet8' and --task 'm:f' both name a network; leave one out" in result.stderr
+
+
+GIVEN = {
+    "network": ["resnet20"],
+    "task": ["--task", "resnet20"],
+    "table": ["--table", "t.json"],
+    "workers": ["--workers", "2"],
+    "plans": ["--plans", "3"],
+    "seed": ["--seed", "0"],
+    "evaluations": ["--evaluations", "9"],
+    "batch_size": ["--batch-size", "8"],
+    "rounds": ["--rounds", "3"],
+    "threads": ["--threads", "1"],
+    "set": ["--set", "zoo"],
+    "quick": ["--quick"],
+    "out": ["--out", "d"],
+}
+
+
+@pytest.mark.parametrize("subject", OPTIONS)
+def test_options_that_a_benchmark_has_no_use_for_are_refused(run: Run, subject: str) -> None:
+    for option, arguments in GIVEN.items():
+        result, app = run([], "bench", subject, *arguments, "--json")
+        if option in OPTIONS[subject]:
+            assert result.exit_code == 0, result.output
+            assert app.calls[-1][0] == f"bench_{subject}"
+        else:
+            assert result.exit_code == 2
+            said = " ".join(result.stderr.split())
+            assert f"not of bench {subject}; leave it out" in said
+            assert arguments[-1] in said
+            assert app.calls == []
 
 
 @pytest.mark.parametrize("command", CALLS)

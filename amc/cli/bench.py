@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,16 +15,21 @@ from amc.errors import InputError
 from amc.registry import nearest
 from amc.reporting import Reporter
 
-BUILT = ("evaluation", "kernels", "latency", "workers")
+# What is timed, and the options that each takes; others are refused.
+OPTIONS = {
+    "evaluation": ("network", "task", "plans", "seed", "evaluations", "rounds", "out"),
+    "kernels": ("batch_size", "rounds", "threads", "set", "quick", "out"),
+    "latency": ("network", "task", "table", "plans", "seed", "batch_size", "out"),
+    "workers": ("network", "task", "workers", "plans", "seed", "evaluations", "rounds", "out"),
+}
 
 
 def bench(
-    subject: Annotated[str, typer.Argument(help=f"What to time: {', '.join(BUILT)}.")],
-    source: Annotated[
+    subject: Annotated[str, typer.Argument(help=f"What to time: {', '.join(OPTIONS)}.")],
+    network: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK|CONFIG]",
-            help="With which network; resnet20 or, for evaluation and latency, several.",
+            metavar="[TASK|CONFIG]", help="With which network, but for kernels; else with several."
         ),
     ] = None,
     task: Annotated[
@@ -33,16 +39,25 @@ def bench(
         Path | None,
         typer.Option(help="latency: the file of the table; else the user's cache folder."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="workers: the most that are timed, 2 unless given.")
+    ] = None,
     plans: Annotated[
         int | None,
         typer.Option(
-            help="How many random plans a network: latency 20 unless given, evaluation 4."
+            help="Random plans a network, unless given latency 20, evaluation 4, workers 16."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random plans, and of evaluation's search.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the random plans, and of the search; 0 unless given.")
+    ] = None,
     evaluations: Annotated[
-        int, typer.Option(help="evaluation: how long the ddpg search is that is timed.")
-    ] = 200,
+        int | None,
+        typer.Option(
+            help="How long the ddpg search is that is timed: evaluation 200 unless given, "
+            "workers none."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Images a batch: latency 32 unless given, kernels (zoo's layers) 1."),
@@ -50,76 +65,153 @@ def bench(
     rounds: Annotated[
         int | None,
         typer.Option(
-            help="Interleaved timings: kernels 15 unless given, 7 with --quick, evaluation 5."
+            help="Interleaved timings: kernels 15 unless given, 7 with --quick, evaluation and "
+            "workers 5."
         ),
     ] = None,
     threads: Annotated[
-        str,
-        typer.Option(metavar="1,2", help="kernels: of torch and of ours; several take turns."),
-    ] = "1",
+        str | None,
+        typer.Option(
+            metavar="1,2", help="kernels: of torch and of ours; several take turns; 1 unless given."
+        ),
+    ] = None,
     shapes: Annotated[
-        str,
+        str | None,
         typer.Option("--set", metavar="table|zoo", help="kernels: these shapes only."),
-    ] = "table,zoo",
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="kernels: fewer shapes, patterns and rounds.")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="A folder for the rows as JSON and, but for evaluation, a chart."),
+        typer.Option(help="A folder for the rows as JSON, of kernels and latency a chart too."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a part of this software on this machine."""
+    options = {
+        "network": network,
+        "task": task,
+        "table": table,
+        "workers": workers,
+        "plans": plans,
+        "seed": seed,
+        "evaluations": evaluations,
+        "batch_size": batch_size,
+        "rounds": rounds,
+        "threads": threads,
+        "set": shapes,
+        "quick": quick or None,
+        "out": out,
+    }
+    given = {option: value for option, value in options.items() if value is not None}
 
     def work(reporter: Reporter) -> Any:
-        if subject not in BUILT:
-            hint = nearest(subject, list(BUILT)) or f"; known: {', '.join(BUILT)}"
-            raise InputError(f"bench {subject!r} is unknown{hint}")
-        from amc import app, app_bench
+        _check(subject, given)
+        return BENCHES[subject](given, reporter)
 
-        name = task or source
-        if subject == "kernels":
-            size = 1 if batch_size is None else batch_size
-            sets = _listed(shapes)
-            return app_bench.bench_kernels(
-                rounds, size, _counts(threads), sets, quick, reporter, out
-            )
-        if subject == "latency":
-            tasks = (name,) if name else ()
-            return app_bench.bench_latency(
-                tasks,
-                table,
-                20 if plans is None else plans,
-                seed,
-                32 if batch_size is None else batch_size,
-                reporter,
-                out,
-            )
-        if subject == "evaluation":
-            from amc.bench_evaluation import NETWORKS
+    answer(work, SHOWN.get(subject, _show_blocks), as_json)
 
-            known = name is not None and name.endswith((".yaml", ".yml"))
-            load = app.load_config if known else app_bench.evaluation_config
-            configs = [load(one) for one in ((name,) if name else NETWORKS)]
-            return app_bench.bench_evaluation(
-                configs,
-                evaluations,
-                4 if plans is None else plans,
-                5 if rounds is None else rounds,
-                seed,
-                reporter,
-                out,
-            )
-        return app_bench.bench_workers(app.load_config(name or "resnet20"), reporter)
 
-    shown = {
-        "latency": _show_latency,
-        "kernels": show_kernels,
-        "evaluation": _show_evaluation,
-    }
-    show = shown.get(subject, show_facts)
-    answer(work, show, as_json)
+def _check(subject: str, given: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` for an unknown subject, and for options that it has no use for."""
+    if subject not in OPTIONS:
+        hint = nearest(subject, list(OPTIONS)) or f"; known: {', '.join(OPTIONS)}"
+        raise InputError(f"bench {subject!r} is unknown{hint}")
+    for option, value in given.items():
+        if option not in OPTIONS[subject]:
+            name = "TASK|CONFIG" if option == "network" else f"--{option.replace('_', '-')}"
+            shown = name if value is True else f"{name} {str(value)!r}"
+            takers = " and ".join(one for one, known in OPTIONS.items() if option in known)
+            raise InputError(
+                f"{shown} is an option of bench {takers}, not of bench {subject}; leave it out"
+            )
+
+
+def _evaluation(given: Mapping[str, Any], reporter: Reporter) -> Any:
+    from amc import app_bench
+
+    return app_bench.bench_evaluation(
+        _configs(given),
+        given.get("evaluations", 200),
+        given.get("plans", 4),
+        given.get("rounds", 5),
+        given.get("seed", 0),
+        reporter,
+        given.get("out"),
+    )
+
+
+def _workers(given: Mapping[str, Any], reporter: Reporter) -> Any:
+    from amc import app_bench
+
+    return app_bench.bench_workers(
+        _configs(given),
+        given.get("workers", 2),
+        given.get("evaluations"),
+        given.get("plans", 16),
+        given.get("rounds", 5),
+        given.get("seed", 0),
+        reporter,
+        given.get("out"),
+    )
+
+
+def _kernels(given: Mapping[str, Any], reporter: Reporter) -> Any:
+    from amc import app_bench
+
+    return app_bench.bench_kernels(
+        given.get("rounds"),
+        given.get("batch_size", 1),
+        _counts(given.get("threads", "1")),
+        _listed(given.get("set", "table,zoo")),
+        given.get("quick", False),
+        reporter,
+        given.get("out"),
+    )
+
+
+def _latency(given: Mapping[str, Any], reporter: Reporter) -> Any:
+    from amc import app_bench
+
+    return app_bench.bench_latency(
+        _named(given),
+        given.get("table"),
+        given.get("plans", 20),
+        given.get("seed", 0),
+        given.get("batch_size", 32),
+        reporter,
+        given.get("out"),
+    )
+
+
+BENCHES = {
+    "evaluation": _evaluation,
+    "kernels": _kernels,
+    "latency": _latency,
+    "workers": _workers,
+}
+
+
+def _named(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the one network that is named, or none."""
+    names = tuple(given[key] for key in ("network", "task") if key in given)
+    if len(names) > 1:
+        raise InputError(
+            f"TASK|CONFIG {names[0]!r} and --task {names[1]!r} both name a network; leave one out"
+        )
+    return names
+
+
+def _configs(given: Mapping[str, Any]) -> list[Any]:
+    """Return the configuration named, or that of the network named, or those of several."""
+    from amc import app, app_bench
+    from amc.bench_evaluation import NETWORKS
+
+    source = given.get("network")
+    if source is not None and source.endswith((".yaml", ".yml")):
+        return [app.load_config(source, task=given.get("task"))]
+    return [app_bench.evaluation_config(name) for name in _named(given) or NETWORKS]
 
 
 def _listed(text: str) -> list[str]:
@@ -153,8 +245,11 @@ def _show_latency(rows: list[dict[str, Any]]) -> None:
         show_facts(facts)
 
 
-def _show_evaluation(rows: list[dict[str, Any]]) -> None:
+def _show_blocks(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print each network's facts as a block."""
     for row in rows:
         show_facts(row)
         print()
+
+
+SHOWN = {"kernels": show_kernels, "latency": _show_latency}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from amc.coupling import is_depthwise
+from amc.layers import is_depthwise
 from amc.scoring import library
 from amc.scoring.library import Layer
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from amc.compress import compress
 from amc.errors import InputError
-from amc.scoring import layers, library
+from amc.scoring import library
 from amc.scoring.layers import Compiled, OneDNN, Plain, fused
 from amc.scoring.program import Program
 from amc.task import load_task
@@ -21,7 +21,10 @@ from search_spaces.channel import ChannelSpace
 from tests.networks import two_inputs
 
 LEVELS = (library.NOTHING, library.VECTORS, library.TILES)
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # outputs of the networks are of the order of 1 to 10
+CLOSE: dict[str, Any] = {
+    "rtol": 1e-4,
+    "atol": 1e-4,
+}  # outputs of the networks are of the order of 1 to 10
 
 
 @pytest.fixture(params=LEVELS)
@@ -30,7 +33,7 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     if request.param > library.level():
         pytest.skip("this processor, or this build, has no such layers")
     wanted: int = request.param
-    monkeypatch.setattr(layers.library, "level", lambda: wanted)
+    monkeypatch.setattr(library, "level", lambda: wanted)
     return wanted
 
 
@@ -144,7 +147,7 @@ def test_what_a_layer_does_not_take_goes_the_plain_way(level: int) -> None:
 
 
 def test_without_its_operators_onednn_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers.library, "level", lambda: library.NOTHING)
+    monkeypatch.setattr(library, "level", lambda: library.NOTHING)
     conv = nn.Conv2d(4, 4, 3)
     assert isinstance(fused(conv, None, relu=False, fold=True), OneDNN)
     monkeypatch.setattr(OneDNN, "available", staticmethod(lambda: False))
@@ -272,14 +275,14 @@ def test_what_it_cannot_take_has_no_program(kind: str) -> None:
     torch.manual_seed(0)
     network = settled(Block(kind))
     narrower = copy.deepcopy(network)
-    narrower.conv.out_channels = 2  # type: ignore[assignment, union-attr]
+    narrower.conv.out_channels = 2
     assert Program.of(network, narrower, (torch.randn(3, 4, 6, 6),)) is None
 
 
 def test_hooks_are_called(level: int) -> None:
     network = settled(Block("buffer"))
     seen: list[int] = []
-    network.conv.register_forward_hook(lambda *_: seen.append(1))  # type: ignore[operator, union-attr]
+    network.conv.register_forward_hook(lambda *_: seen.append(1))
     x = torch.randn(2, 4, 6, 6)
     program = Program.of(network, network, (x,))
     assert program is not None

@@ -256,8 +256,9 @@ def variants(job: FinetuneJob, notes: Callable[[str], None]) -> Iterator[tuple[s
     """Yield the networks that a fine-tuned one is held against, by the recovery that they had.
 
     They are ``dense``, then with the plan's channels ``compressed``, ``batch_norm``,
-    ``least_squares``, ``least_squares+batch_norm``, and ``plan`` where that names weights of its
-    own. Each is to be used before the next is taken. ``notes`` hears of ill-conditioned layers.
+    ``least_squares``, ``least_squares+batch_norm``, a ``progressive`` recovery where it was the
+    search's, and ``plan`` where that names weights of its own. Each is to be used before the next
+    is taken. ``notes`` hears of ill-conditioned layers.
     """
     yield "dense", job.task.network
     kept = kept_of(job.plan.plan)
@@ -265,13 +266,31 @@ def variants(job: FinetuneJob, notes: Callable[[str], None]) -> Iterator[tuple[s
     network = job.compressed(kept)
     job.recovered("batch_norm").recalibrate(network)
     yield "batch_norm", network
-    recovery = job.recovered("least_squares+batch_norm")
+    least_squares = job.recovered("least_squares+batch_norm")
     network = job.compressed(kept)
-    recovery.reconstruct(network, kept)
+    least_squares.reconstruct(network, kept)
     yield "least_squares", network
-    recovery.recalibrate(network)
+    least_squares.recalibrate(network)
     yield "least_squares+batch_norm", network
-    for note in recovery.notes:
+    found = [*least_squares.notes]
+    if (searched := job.plan.evaluation.recovery).startswith("progressive"):
+        progressive = job.recovered(searched)
+        network = job.compressed(kept)
+        progressive.reconstruct(network, kept)
+        progressive.recalibrate(network)
+        yield searched, network
+        found += progressive.notes
+    for note in found:
         notes(note)
     if job.plan.weights is not None:
         yield "plan", job.from_plan()
+
+
+def recovered_as(plan: PlanFile) -> str:
+    """Return which of ``variants`` has the dense network's weights and the search's recovery."""
+    return "compressed" if plan.evaluation.recovery == "none" else plan.evaluation.recovery
+
+
+def searched_as(plan: PlanFile) -> str:
+    """Return which of ``variants`` is the network that the search scored."""
+    return recovered_as(plan) if plan.weights is None else "plan"

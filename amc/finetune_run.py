@@ -1,6 +1,7 @@
 """A fine-tuning from a plan file to a folder: what it depends on, and what it leaves there.
 
 DIR/plan.json  weights.safetensors  report.json  (checkpoint.safetensors until it has ended)
+DIR/test_correct.safetensors  which test images each row of the report's accuracies gets right
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
+from amc.correctness import Correct, Marking, write_correctness
 from amc.coupling import ChannelGroup
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_json, write_text
@@ -33,6 +35,7 @@ from amc.worker import state_arrays
 
 REPORT = "report.json"
 WEIGHTS = "weights.safetensors"
+TEST_CORRECT = "test_correct.safetensors"
 Importance = Callable[[LoadedTask, list[ChannelGroup], str], Mapping[str, Tensor]]
 
 
@@ -48,12 +51,15 @@ def run_finetuning(
 ) -> dict[str, Any]:
     """Fine-tune the plan ``source`` into the folder ``out``; return the report, and where it lies.
 
-    ``given`` are settings. With ``resume`` those on record count, and given ones must agree with
-    them. ``importance`` scores the channels of groups by a criterion.
+    ``given`` are settings; the seed is the search's where they have none. With ``resume`` those on
+    record count, and given ones must agree with them. ``importance`` scores the channels of groups
+    by a criterion.
     """
     plan = read_plan(source)
-    before = _recorded(out) if resume else _none_there(out)
-    settings = _settings(given, before, out)
+    if not resume:
+        check_new(out)
+    before = _recorded(out) if resume else _Before(out)
+    settings = _settings(given, before, out, plan.provenance.seed)
     plan_digest = digest(plan.model_dump(mode="json"))
     before.check_same("plan", str(source), plan_digest)
     if before.report is not None:
@@ -94,13 +100,22 @@ class _Before:
             )
 
 
-def _none_there(out: Path) -> _Before:
+def check_new(out: Path) -> None:
+    """Raise ``InputError`` where the folder ``out`` has something in it already."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             f"--out {str(out)!r} is there already; name a new folder, or go on with what was "
             "begun there with --resume"
         )
-    return _Before(out)
+
+
+def begun_with(out: Path) -> dict[str, Any] | None:
+    """Return the settings of the fine-tuning in ``out``, ended or not, or ``None`` for none."""
+    if not (out / REPORT).is_file() and not (out / CHECKPOINT).is_file():
+        return None
+    identity = _recorded(out).identity
+    assert identity is not None
+    return dict(identity["settings"])
 
 
 def _recorded(out: Path) -> _Before:
@@ -115,9 +130,9 @@ def _recorded(out: Path) -> _Before:
     return _Before(out, checkpoint.identity, checkpoint)
 
 
-def _settings(given: Mapping[str, Any], before: _Before, out: Path) -> FinetuneSettings:
+def _settings(given: Mapping[str, Any], before: _Before, out: Path, seed: int) -> FinetuneSettings:
     """Return the settings on record, which ``given`` ones must not contradict, else those given."""
-    asked = parse_settings(given)
+    asked = parse_settings({"seed": seed, **given})
     if before.identity is None:
         return asked
     settings = parse_settings(before.identity["settings"])
@@ -140,13 +155,16 @@ def _finish(
 ) -> dict[str, Any]:
     """Score everything, on test for the first time, and write weights, plan and report."""
     with reporter.task("testing", None):
-        rows = list(_accuracies(job, network, progress.notes.append))
+        correct: dict[str, Correct] = {}
+        rows = list(_accuracies(job, network, progress.notes.append, correct))
     state = state_arrays(network)
     write_bytes(out / WEIGHTS, save(state))
     weights = {"file": WEIGHTS, "sha256": state_sha256(state)}
     write_text(out / "plan.json", _plan_file(job, rows, weights).text())
     if (table := job.folder / "target.json").is_file():
         write_bytes(out / table.name, table.read_bytes())  # what `amc evaluate` times against
+    if correct:
+        write_correctness(out / TEST_CORRECT, correct)
     report = {
         "task": job.task.name,
         "metric": job.task.score_name,
@@ -172,16 +190,21 @@ def _finish(
 
 
 def _accuracies(
-    job: FinetuneJob, network: nn.Module, notes: Callable[[str], None]
+    job: FinetuneJob,
+    network: nn.Module,
+    notes: Callable[[str], None],
+    correct: dict[str, Correct],
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row a network, the fine-tuned one last."""
+    """Yield one row a network, the fine-tuned one last; ``correct`` gets its test images by row."""
     task = job.task
     for name, one in itertools.chain(variants(job, notes), [("finetuned", network)]):
-        yield {
-            "weights": name,
-            "search_accuracy": _finite(job.score(one, job.search)),
-            "test_accuracy": None if task.test is None else _finite(job.score(one, task.test)),
-        }
+        search, test = _finite(job.score(one, job.search)), None
+        if task.test is not None:
+            marking = Marking(task.score)
+            test = _finite(job.score(one, task.test, marking))
+            if marking.correct is not None and test is not None:
+                correct[name] = marking.correct
+        yield {"weights": name, "search_accuracy": search, "test_accuracy": test}
 
 
 def _finite(value: float) -> float | None:

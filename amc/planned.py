@@ -7,9 +7,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.numpy import load_file
@@ -29,12 +28,18 @@ from amc.plan_file import FilePart, PlanFile, read_plan
 from amc.pricing import is_here
 from amc.recovery import Recovery
 from amc.scoring.program import Forward, Program
-from amc.task import LoadedTask, load_task
+from amc.task import LoadedTask, Score, load_task
 from amc.timing import measure_networks
 from amc.weights import state_sha256
 from amc.worker import score, state_tensors
 
-Scorer = Callable[[nn.Module, Data], float]
+
+class Scorer(Protocol):
+    """Scores a network on data, by the task's own function unless another is given."""
+
+    def __call__(self, network: nn.Module, data: Data, function: Score = ...) -> float:
+        """Return the mean score, NaN where outputs are not finite."""
+        ...
 
 
 def load_planned_task(
@@ -207,8 +212,8 @@ def scorer(plan: PlanFile, task: LoadedTask) -> Scorer:
     """
     example = task.search[:2].inputs
 
-    def score_of(network: nn.Module, data: Data) -> float:
-        return score(_forward(plan, task.network, network, example), data, task.score)
+    def score_of(network: nn.Module, data: Data, function: Score = task.score) -> float:
+        return score(_forward(plan, task.network, network, example), data, function)
 
     return score_of
 

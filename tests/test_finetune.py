@@ -102,7 +102,8 @@ def test_the_result_recovers_and_is_a_plan_that_gives_it_back(plan: Path, tmp_pa
     applied = load_file(tmp_path / "applied.safetensors")
     assert state_digest(applied) == read_plan(Path(report["plan"])).weights.sha256  # type: ignore[union-attr]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("plan.json", "report.json", "target.json", "weights.safetensors")
+        *("plan.json", "report.json", "target.json", "test_correct.safetensors"),
+        "weights.safetensors",
     ]
     written = json.loads((tmp_path / "out/report.json").read_text())
     assert written == {key: report[key] for key in written}

@@ -218,8 +218,14 @@ def explain(
     return explanation(config, task, space, model, reporter, picture)
 
 
-def compare(run_dirs: list[Path], html: Path | None = None) -> dict[str, Any]:
-    """Return the rows of several finished runs together, each with its ``run_dir``."""
+def compare(
+    run_dirs: list[Path], html: Path | None = None, paired: str | None = None
+) -> dict[str, Any]:
+    """Return the rows of several finished runs together, each with its ``run_dir``.
+
+    ``paired`` names an agent: under that key each run's plans, fine-tuned, are held against that
+    agent's on the same test images, with intervals.
+    """
     if html is not None:
         raise InputError("--html is not built yet; leave it out, or use --json")
     rows = [
@@ -227,7 +233,11 @@ def compare(run_dirs: list[Path], html: Path | None = None) -> dict[str, Any]:
         for path in run_dirs
         for row in RunFolder.open(path).read_summary()
     ]
-    return {"rows": rows}
+    if paired is None:
+        return {"rows": rows}
+    from amc.paired import paired_rows
+
+    return {"rows": rows, "paired": [r for path in run_dirs for r in paired_rows(path, paired)]}
 
 
 def export(run_dir: Path, agent: str | None, seed: int | None, out: Path) -> dict[str, Any]:
@@ -252,7 +262,7 @@ def apply(
 
 
 def finetune(
-    plan: Path,
+    plan: Path | Sequence[Path],
     out: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     *,
@@ -266,14 +276,25 @@ def finetune(
     ``settings`` are fields of ``amc.finetune_settings.FinetuneSettings``. With ``resume`` an
     interrupted fine-tuning in ``out`` is gone on with, to the very weights that it would have
     reached. Returns its report, which says with which weights the compressed network reaches what.
+    A run folder, or a list of plans and run folders, are many plans, without ``out``: each is
+    fine-tuned into the folder beside it; returns a row for each.
     """
+    from amc.finetune_batch import folder_beside, run_finetunings
     from amc.finetune_run import run_finetuning
 
-    folder = out or plan.parent / f"{plan.stem}-finetuned"
-    quiet = reporter or SilentReporter()
-    return run_finetuning(
-        plan, folder, settings or {}, resume, channel_importance, task, data_folder, quiet
-    )
+    given, quiet = settings or {}, reporter or SilentReporter()
+    if isinstance(plan, Path) and not plan.is_dir():
+        folder = out or folder_beside(plan)
+        return run_finetuning(
+            plan, folder, given, resume, channel_importance, task, data_folder, quiet
+        )
+    if out is not None:
+        raise InputError(
+            f"--out {str(out)!r} is for one plan; leave it out, as each of several plans is "
+            "fine-tuned into the folder PLAN-finetuned beside it"
+        )
+    plans = [plan] if isinstance(plan, Path) else plan
+    return run_finetunings(plans, given, resume, channel_importance, task, data_folder, quiet)
 
 
 def evaluate_plan(

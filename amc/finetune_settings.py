@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from amc.config import RecoveryName
+from amc.config import RecoveryName, load_yaml
 from amc.errors import InputError
 from amc.invalid import explain
 
@@ -110,6 +111,13 @@ class FinetuneSettings(BaseModel):
     def epoch_steps(self, examples: int) -> int:
         """Return how many whole batches ``examples`` make."""
         return max(1, examples // self.batch_size)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the settings in a YAML file, checked; ``InputError`` names each refused one."""
+    given = load_yaml(path, "recipe")
+    parse_settings(given)
+    return given
 
 
 def parse_settings(given: Mapping[str, Any]) -> FinetuneSettings:

@@ -7,21 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
+from amc.cli.accuracy_tables import show_comparison
 from amc.cli.answer import AsJson, answer
-from amc.cli.tables import show_results
 from amc.reporting import Reporter
 
 
 def compare(
     run_dirs: Annotated[list[Path], typer.Argument(help="Folders of finished searches.")],
     html: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
+    paired: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGENT",
+            help="Also hold the fine-tuned plans against this agent's, test image by test image.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the results of one or more searches as one table."""
+    """Print the results of one or more searches as one table.
+
+    With --paired, each agent's accuracy before and after amc finetune RUN_DIR, its difference from
+    that agent and from the dense network, and bootstrap 95% intervals over test images and seeds.
+    """
 
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.compare(run_dirs, html)
+        return app.compare(run_dirs, html, paired)
 
-    answer(work, show_results, as_json)
+    answer(work, show_comparison, as_json)

@@ -7,15 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
+from amc.cli.accuracy_tables import show_finetunings
 from amc.cli.answer import AsJson, answer
-from amc.cli.tables import show_finetuning
 from amc.reporting import Reporter
 
 
 def finetune(
-    plan: Annotated[Path, typer.Argument(help="A plan, as JSON.")],
+    plans: Annotated[
+        list[Path],
+        typer.Argument(help="A plan, as JSON; or several, and folders of finished searches."),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="A new folder; by default PLAN-finetuned beside the plan.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="A YAML file with these options, which given ones override."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Batches, of all stages together.")] = None,
     epochs: Annotated[
@@ -55,7 +62,9 @@ def finetune(
         str | None, typer.Option(help="What precedes it, such as least_squares+batch_norm.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="pack or full [default: the plan's].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of order and augmentation.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of order and augmentation [default: the search's].")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch [default: 1].")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what was interrupted in --out.")
@@ -66,7 +75,10 @@ def finetune(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the network that a plan leaves, and write a plan with the new weights."""
+    """Train the network that a plan leaves, and write a plan with the new weights.
+
+    Of a folder that amc search wrote, every agent's and seed's plan is trained.
+    """
     options = {
         **{"steps": steps, "epochs": epochs, "learning_rate": learning_rate},
         **{"batch_size": batch_size, "weight_decay": weight_decay, "l1": l1},
@@ -79,15 +91,16 @@ def finetune(
 
     def work(reporter: Reporter) -> Any:
         from amc import app
+        from amc.finetune_settings import read_recipe
 
         return app.finetune(
-            plan,
+            plans[0] if len(plans) == 1 else plans,
             out,
-            given,
+            given if recipe is None else {**read_recipe(recipe), **given},
             resume=resume,
             task=task,
             data_folder=data_folder,
             reporter=reporter,
         )
 
-    answer(work, show_finetuning, as_json)
+    answer(work, show_finetunings, as_json)

@@ -220,7 +220,9 @@ def test_what_cannot_be_compared_is_told(run: Path, digits_run: Path, tmp_path: 
     changed_report(own / "ddpg-s0", lambda r: r["identity"]["settings"].update(steps=7))
     with pytest.raises(InputError, match=r"not fine-tuned alike: steps is 7 and 6; remove the fol"):
         app.compare([own], paired="uniform")
-    shutil.copy(own / "uniform-s0/plan.json", own / "ddpg-s0/plan.json")
+    plan = json.loads((own / "ddpg-s0/plan.json").read_text())
+    next(iter(plan["choices"].values()))["kept"].pop()
+    (own / "ddpg-s0/plan.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match=r"is the fine-tuning of another plan than"):
         app.compare([own], paired="uniform")
     (own / "uniform-s0/plan-finetuned/test_correct.safetensors").unlink()

@@ -225,6 +225,8 @@ def test_what_cannot_be_compared_is_told(run: Path, digits_run: Path, tmp_path: 
     (own / "ddpg-s0/plan.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match=r"is the fine-tuning of another plan than"):
         app.compare([own], paired="uniform")
+    shutil.copy(run / "ddpg-s0/plan.json", own / "ddpg-s0/plan.json")
+    changed_report(own / "ddpg-s0", lambda r: r["identity"]["settings"].update(steps=6))
     (own / "uniform-s0/plan-finetuned/test_correct.safetensors").unlink()
     with pytest.raises(InputError, match=r"such plans cannot be compared in pairs"):
         app.compare([own], paired="ddpg")

@@ -9,7 +9,8 @@ from typing import TypedDict
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.legend import Legend
+from matplotlib.ticker import FuncFormatter
 
 BLUE, GREY, ORANGE, RED, GREEN = "#1f5fa8", "#9aa3ad", "#d9822b", "#b3261e", "#2e7d4f"
 DPI = 130
@@ -40,6 +41,29 @@ def tradeoff(
     ``budget`` is the bound in ms, or ``None`` where the budget is not a latency.
     """
     figure, axes = new_figure(title, height=4.6)
+    _evaluations(axes, points)
+    if budget is not None:
+        budget_line(axes, budget)
+    for point, marker, colour, label in (
+        (dense, "D", GREEN, "dense"),
+        (winner, "*", ORANGE, "winner"),
+    ):
+        if point is not None:
+            text = f"{label}: {100 * point['accuracy']:.1f} %, {point['latency_ms']:.3g} ms"
+            mark(axes, point, marker, colour, text)
+    marked = [point for point in (winner, dense) if point is not None]
+    below = accuracy_axis(axes, [p["accuracy"] for p in (*points, *marked)])
+    if below:
+        note = f"{below} evaluations lie below"
+        axes.text(0.01, 0.015, note, transform=axes.transAxes, fontsize=8, color="#5b6570")
+    axes.set_xlabel("predicted latency of one batch (ms)")
+    axes.set_ylabel("search accuracy")
+    legend_below(figure, axes)
+    save(figure, path)
+
+
+def _evaluations(axes: Axes, points: Sequence[Point]) -> None:
+    """Draw every evaluation, and the front of them all."""
     for feasible, colour, label in ((True, BLUE, "within budget"), (False, GREY, "over budget")):
         chosen = [p for p in points if p["feasible"] is feasible]
         if chosen:
@@ -65,44 +89,37 @@ def tradeoff(
             markerfacecolor="none",
             label="Pareto front",
         )
-    if budget is not None:
-        axes.axvline(budget, color=RED, linestyle="--", linewidth=1.2)
-        axes.annotate(
-            f"budget {budget:.3g} ms",
-            (budget, 0.02),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=RED,
-            rotation=90,
-            va="bottom",
-            fontsize=9,
-        )
-    for point, marker, colour, label in (
-        (dense, "D", GREEN, "dense"),
-        (winner, "*", ORANGE, "winner"),
-    ):
-        if point is not None:
-            axes.scatter(
-                [point["latency_ms"]],
-                [point["accuracy"]],
-                marker=marker,
-                s=190 if marker == "*" else 60,
-                color=colour,
-                edgecolors="black",
-                linewidths=0.7,
-                zorder=5,
-                label=f"{label}: {100 * point['accuracy']:.1f} %, {point['latency_ms']:.3g} ms",
-            )
-    marked = [point for point in (winner, dense) if point is not None]
-    below = _accuracy_axis(axes, [p["accuracy"] for p in (*points, *marked)])
-    if below:
-        note = f"{below} evaluations lie below"
-        axes.text(0.01, 0.015, note, transform=axes.transAxes, fontsize=8, color="#5b6570")
-    axes.set_xlabel("predicted latency of one batch (ms)")
-    axes.set_ylabel("search accuracy")
-    _legend_below(figure, axes)
-    save(figure, path)
+
+
+def budget_line(axes: Axes, budget_ms: float) -> None:
+    """Draw the bound of a latency budget."""
+    axes.axvline(budget_ms, color=RED, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        f"budget {budget_ms:.3g} ms",
+        (budget_ms, 0.02),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=RED,
+        rotation=90,
+        va="bottom",
+        fontsize=9,
+    )
+
+
+def mark(axes: Axes, point: Point, marker: str, colour: str, label: str) -> None:
+    """Draw one point that stands out."""
+    axes.scatter(
+        [point["latency_ms"]],
+        [point["accuracy"]],
+        marker=marker,
+        s=190 if marker == "*" else 60,
+        color=colour,
+        edgecolors="black",
+        linewidths=0.7,
+        zorder=5,
+        label=label,
+    )
 
 
 def keep_ratios(path: Path, ratios: Mapping[str, float], title: str) -> None:
@@ -130,38 +147,6 @@ def keep_ratios(path: Path, ratios: Mapping[str, float], title: str) -> None:
     save(figure, path)
 
 
-def progress(path: Path, scores: Mapping[str, Sequence[float | None]], title: str) -> None:
-    """Draw the best accuracy so far against the number of evaluations, a line for each agent.
-
-    ``scores[agent][i]`` is the accuracy of evaluation ``i + 1``, ``None`` where it missed the
-    budget.
-    """
-    figure, axes = new_figure(title, height=4.2)
-    shown: list[float] = []
-    styles = ("-", "--", "-.", ":")
-    for index, (agent, values) in enumerate(scores.items()):
-        best = best_so_far(values)
-        steps = [i for i, value in enumerate(best, start=1) if value is not None]
-        heights = [value for value in best if value is not None]
-        shown += heights
-        axes.step(
-            steps,
-            heights,
-            where="post",
-            label=f"{agent}: {100 * heights[-1]:.2f} %" if heights else f"{agent}: none feasible",
-            linewidth=1.8,
-            linestyle=styles[index % len(styles)],
-        )
-        if heights:
-            axes.plot(steps[-1], heights[-1], "o", markersize=4, color=axes.lines[-1].get_color())
-    _accuracy_axis(axes, shown)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("evaluations")
-    axes.set_ylabel("best search accuracy within budget")
-    axes.legend(loc="lower right", fontsize=9)
-    save(figure, path)
-
-
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other one beats on both axes, by rising latency."""
     front: list[Point] = []
@@ -171,30 +156,26 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def best_so_far(scores: Sequence[float | None]) -> list[float | None]:
-    """Return the highest score up to each position, ``None`` before the first one."""
-    best: float | None = None
-    history: list[float | None] = []
-    for score in scores:
-        if score is not None and (best is None or score > best):
-            best = score
-        history.append(best)
-    return history
-
-
 def new_figure(title: str, height: float) -> tuple[Figure, Axes]:
     """Return an empty picture, ``height`` inches high, and its axes."""
-    figure = Figure(figsize=(7.6, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.grid(visible=True, color="#e3e6ea", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, (axes,) = new_panels(title, height, 1)
     return figure, axes
 
 
-def _accuracy_axis(axes: Axes, values: Sequence[float]) -> int:
+def new_panels(title: str, height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """Return a picture of ``count`` axes below each other, each ``height`` inches high."""
+    figure = Figure(figsize=(7.6, count * height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    panels[0].set_title(title, fontsize=11, loc="left", parse_math=False)
+    for axes in panels:
+        axes.grid(visible=True, color=GREY, alpha=0.35, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def accuracy_axis(axes: Axes, values: Sequence[float]) -> int:
     """Scale the vertical axis to ``values``; return how many of them fall below the picture."""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     if not values:
@@ -207,10 +188,16 @@ def _accuracy_axis(axes: Axes, values: Sequence[float]) -> int:
     return sum(value < lower for value in values)
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
-    )
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend of ``axes`` below them."""
+    handles = axes.get_legend_handles_labels()
+    plain_text(figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=9))
+
+
+def plain_text(legend: Legend) -> None:
+    """Let no label of a legend be read as a formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def save(figure: Figure, path: Path) -> None:

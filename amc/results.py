@@ -13,9 +13,11 @@ from safetensors.numpy import save
 
 from amc import plots
 from amc.cost import Cost
-from amc.evaluation import Evaluation, best_of
+from amc.curve_plots import learning_curves
+from amc.evaluation import Evaluation
 from amc.family import write_family
 from amc.files import write_bytes, write_json, write_text
+from amc.learning_curves import curves_of, within
 from amc.plan_file import PlanFile
 from amc.session import Found, Session, stopped_early
 from amc.timing import Measured
@@ -183,19 +185,15 @@ def run_result(run_dir: Path, task: str, rows: Sequence[dict[str, Any]]) -> dict
 
 
 def draw_progress(session: Session, found: Sequence[Found]) -> None:
-    """Draw ``progress.png`` into the run's folder: the best score so far of every search."""
-    plots.progress(
-        found[0].search.folder.parent / "progress.png",
-        {one.search.name: _scores(session, one) for one in found},
-        f"{session.task.name}: best so far",
-    )
-
-
-def _scores(session: Session, found: Found) -> list[float | None]:
-    """Return the score of every evaluation in the task's unit, ``None`` where it is no result."""
-    return [
-        e.in_task_unit if best_of([e], session.budget) is not None else None for e in found.history
-    ]
+    """Draw ``progress.png`` into the run's folder: the learning curves of every agent."""
+    histories: dict[str, list[list[Evaluation | None]]] = {}
+    for one in found:
+        own = histories.setdefault(one.search.agent, [])
+        own.append(within(one.history, session.budget))
+    scores, rewards = curves_of(histories)
+    title = f"{session.task.name}: best so far"
+    folder = found[0].search.folder.parent
+    plots.save(learning_curves(title, scores, rewards), folder / "progress.png")
 
 
 def _write_weights(folder: Path, name: str, state: State | None) -> dict[str, str] | None:

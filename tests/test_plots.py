@@ -31,10 +31,6 @@ def test_front_holds_what_nothing_beats() -> None:
     assert plots.pareto_front([]) == []
 
 
-def test_best_so_far_skips_what_missed_the_budget() -> None:
-    assert plots.best_so_far([None, 0.2, None, 0.1, 0.3]) == [None, 0.2, 0.2, 0.2, 0.3]
-
-
 def test_tradeoff_shows_points_budget_winner_and_dense(tmp_path: Path) -> None:
     out = tmp_path / "new folder" / "tradeoff.png"
     points = [point(i, 0.5 + i / 100, i < 20) for i in range(1, 40)]
@@ -55,12 +51,6 @@ def test_keep_ratios_draws_a_bar_a_site(tmp_path: Path) -> None:
     plots.keep_ratios(large, {f"conv{i}": 0.5 for i in range(30)}, "digits, ddpg")
     assert rgb(plots.BLUE) in colours(small)
     assert imread(large).shape[0] > 2 * imread(small).shape[0]
-
-
-def test_progress_of_several_agents(tmp_path: Path) -> None:
-    out = tmp_path / "progress.png"
-    plots.progress(out, {"ddpg": [0.5, 0.6, None], "uniform": [None, None]}, "digits")
-    assert len(colours(out)) > 10
 
 
 def test_the_same_data_give_the_same_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amc.cli import finetune_options as own
 from amc.cli.accuracy_tables import show_finetunings
 from amc.cli.answer import AsJson, answer
 from amc.reporting import Reporter
@@ -20,52 +21,24 @@ def finetune(
     out: Annotated[
         Path | None, typer.Option(help="A new folder; by default PLAN-finetuned beside the plan.")
     ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="A YAML file with these options, which given ones override."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Batches, of all stages together.")] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the training split instead [default: 8].")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="The first, of a half-cosine [default: 0.02].")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples [default: 64].")] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="L2, on every parameter [default: 0.0005].")
-    ] = None,
-    l1: Annotated[float | None, typer.Option(help="L1, on kernels and matrices.")] = None,
-    distill: Annotated[
-        float | None, typer.Option(help="Weight in [0, 1] of the dense network's outputs.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="What softens those outputs [default: 4].")
-    ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many checks without a new best, and keep it.")
-    ] = None,
-    check_every: Annotated[
-        int | None, typer.Option(help="Steps between checks on the search split [default: epoch].")
-    ] = None,
-    augment: Annotated[
-        bool | None, typer.Option("--augment/--no-augment", help="Shift and mirror the images.")
-    ] = None,
-    stages: Annotated[
-        str | None,
-        typer.Option(help="Prune in so many stages, or at levels such as '[0.5, 0.8, 1]'."),
-    ] = None,
-    criterion: Annotated[
-        str | None, typer.Option(help="Which channels go first [default: magnitude_l1].")
-    ] = None,
-    recovery: Annotated[
-        str | None, typer.Option(help="What precedes it, such as least_squares+batch_norm.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="pack or full [default: the plan's].")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of order and augmentation [default: the search's].")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Of torch [default: 1].")] = None,
+    recipe: own.Recipe = None,
+    steps: own.Steps = None,
+    epochs: own.Epochs = None,
+    learning_rate: own.LearningRate = None,
+    batch_size: own.BatchSize = None,
+    weight_decay: own.WeightDecay = None,
+    l1: own.L1 = None,
+    distill: own.Distill = None,
+    temperature: own.Temperature = None,
+    patience: own.Patience = None,
+    check_every: own.CheckEvery = None,
+    augment: own.Augment = None,
+    stages: own.Stages = None,
+    criterion: own.Criterion = None,
+    recovery: own.Recovery = None,
+    data: own.DataName = None,
+    seed: own.Seed = None,
+    threads: own.Threads = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what was interrupted in --out.")
     ] = False,

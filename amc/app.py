@@ -28,6 +28,7 @@ from amc.assembly import (
     make_space,
     prepare,
 )
+from amc.comparison_files import comparison
 from amc.config import SearchConfig, changed
 from amc.criteria import CRITERIA
 from amc.data import Data
@@ -219,25 +220,24 @@ def explain(
 
 
 def compare(
-    run_dirs: list[Path], html: Path | None = None, paired: str | None = None
+    run_dirs: list[Path],
+    html: Path | None = None,
+    curves: Path | None = None,
+    paired: str | None = None,
 ) -> dict[str, Any]:
     """Return the rows of several finished runs together, each with its ``run_dir``.
 
-    ``paired`` names an agent: under that key each run's plans, fine-tuned, are held against that
-    agent's on the same test images, with intervals.
+    ``html`` is given a page of tables and pictures, ``curves`` a PNG of the learning curves; with
+    either the answer has the ``curves`` themselves too. ``paired`` names an agent: under that key
+    each run's plans, fine-tuned, are held against that agent's on the same test images, with
+    intervals.
     """
-    if html is not None:
-        raise InputError("--html is not built yet; leave it out, or use --json")
-    rows = [
-        {**row, "run_dir": str(path)}
-        for path in run_dirs
-        for row in RunFolder.open(path).read_summary()
-    ]
+    answer = comparison(run_dirs, html, curves)
     if paired is None:
-        return {"rows": rows}
+        return answer
     from amc.paired import paired_rows
 
-    return {"rows": rows, "paired": [r for path in run_dirs for r in paired_rows(path, paired)]}
+    return {**answer, "paired": [r for path in run_dirs for r in paired_rows(path, paired)]}
 
 
 def export(run_dir: Path, agent: str | None, seed: int | None, out: Path) -> dict[str, Any]:

@@ -79,8 +79,11 @@ class JournaledEvaluator:
         return [*recorded, *answers]
 
 
-def read_journal(path: Path) -> tuple[dict[str, Any], list[Evaluation]]:
-    """Return header and records; a last line that was cut short is cut off the file."""
+def read_journal(path: Path, repair: bool = True) -> tuple[dict[str, Any], list[Evaluation]]:
+    """Return header and records, without a last line that was cut short.
+
+    With ``repair`` that line is cut off the file too; whoever only looks leaves the file alone.
+    """
     if not path.is_file():
         raise InputError(f"{path} is missing; name a run folder that amc search wrote")
     content = path.read_bytes()
@@ -106,7 +109,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Evaluation]]:
             f"{path} has a malformed record ({type(error).__name__}: {error}); "
             "restore it from a copy"
         ) from error
-    if whole != content:
+    if repair and whole != content:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return header, records

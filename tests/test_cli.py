@@ -18,9 +18,10 @@ from typer.testing import CliRunner, Result
 import amc
 from amc.cli import COMMANDS, application
 from amc.cli.bench import OPTIONS
-from amc.cli.tables import count, fact, milliseconds, percent, speed_up
+from amc.cli.tables import fact
 from amc.errors import InputError
 from amc.invalid import explain
+from amc.result_text import count, milliseconds, percent, speed_up
 
 ROOT = Path(__file__).resolve().parent.parent
 DENSE = {

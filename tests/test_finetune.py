@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc import app, finetune, planned
+from amc import app, assembly, finetune, planned, worker
 from amc.compress import kept_of
 from amc.config import parse_config
 from amc.data import Data
@@ -205,9 +205,9 @@ def changed(plan: Path, folder: Path, **evaluation: Any) -> Path:
 def test_what_is_fine_tuned_is_scored_as_its_plan_says(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold: bool
 ) -> None:
-    source = changed(plan, tmp_path / "source", fold_batch_norm=fold)
+    source = changed(plan, tmp_path / "source", fold_batch_norm=fold, fast_scoring=False)
     normalised: set[bool] = set()
-    score = planned.score
+    score = worker.score
 
     def watched(network: nn.Module, data: Data, function: Any) -> float:
         normalised.add(any(isinstance(module, nn.BatchNorm2d) for module in network.modules()))
@@ -223,7 +223,7 @@ def test_statistics_come_from_as_many_images_as_the_plan_says(plan: Path, tmp_pa
     few = changed(plan, tmp_path / "source", batch_norm_images=20)
     task, facts = planned.load_planned_task(read_plan(few), None, None), read_plan(few)
     groups = planned.groups_of(facts, task)
-    scores = app.channel_importance(task, groups, "magnitude_l1")
+    scores = assembly.channel_importance(task, groups, "magnitude_l1")
     settings = parse_settings({"recovery": "batch_norm", "steps": 1})
     job = finetune.FinetuneJob(facts, few.parent, task, groups, scores, settings)
     expected = job.compressed(kept_of(facts.plan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_removed_units_leave_each_group_alike() -> None:
     assert torch.equal(ours["grouped.bias"], dense["grouped.bias"][read])
     assert torch.equal(ours["expand.weight"], dense["expand.weight"][:, read])
     layer = narrow.get_submodule("grouped")
+    assert isinstance(layer, nn.Conv2d)
     assert (layer.in_channels, layer.out_channels, layer.groups) == (16, 8, 4)
 
 
@@ -140,7 +142,7 @@ def test_macs_and_parameters_are_those_counted_by_hand() -> None:
     assert structure.reachable(position) == ((8, 12, 16, 20, 24), (8, 12, 16))
 
 
-def space_kept(space: ChannelSpace, units: list[int] | tuple[int, ...]) -> Kept:
+def space_kept(space: ChannelSpace, units: Sequence[int]) -> Kept:
     return {s.name: range(n) for s, n in zip(space.sites, units, strict=True)}
 
 

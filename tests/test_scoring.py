@@ -275,6 +275,7 @@ def test_what_it_cannot_take_has_no_program(kind: str) -> None:
     torch.manual_seed(0)
     network = settled(Block(kind))
     narrower = copy.deepcopy(network)
+    assert isinstance(narrower.conv, nn.Conv2d)
     narrower.conv.out_channels = 2
     assert Program.of(network, narrower, (torch.randn(3, 4, 6, 6),)) is None
 
@@ -282,6 +283,7 @@ def test_what_it_cannot_take_has_no_program(kind: str) -> None:
 def test_hooks_are_called(level: int) -> None:
     network = settled(Block("buffer"))
     seen: list[int] = []
+    assert isinstance(network.conv, nn.Conv2d)
     network.conv.register_forward_hook(lambda *_: seen.append(1))
     x = torch.randn(2, 4, 6, 6)
     program = Program.of(network, network, (x,))

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from amc.cli.tables import (
-    MISSING,
-    Row,
-    console,
-    new_table,
-    percent,
-    plain,
-    show_finetuning,
-    show_results,
-)
+from amc.cli.tables import console, new_table, plain, show_finetuning, show_results
+from amc.result_text import MISSING, Row, percent
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,7 +14,12 @@ from amc.reporting import Reporter
 
 def compare(
     run_dirs: Annotated[list[Path], typer.Argument(help="Folders of finished searches.")],
-    html: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write one page: tables, charts, differences.")
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="Also draw the learning curves into this PNG.")
+    ] = None,
     paired: Annotated[
         str | None,
         typer.Option(
@@ -26,6 +31,9 @@ def compare(
 ) -> None:
     """Print the results of one or more searches as one table.
 
+    The page of --html holds its pictures and needs no network. Searches that differ in their seeds
+    alone share a learning curve, drawn with their spread.
+
     With --paired, each agent's accuracy before and after amc finetune RUN_DIR, its difference from
     that agent and from the dense network, and bootstrap 95% intervals over test images and seeds.
     """
@@ -33,6 +41,6 @@ def compare(
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.compare(run_dirs, html, paired)
+        return app.compare(run_dirs, html, curves, paired)
 
     answer(work, show_comparison, as_json)

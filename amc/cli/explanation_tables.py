@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from amc.cli.tables import (
-    MISSING,
-    console,
-    count,
-    milliseconds,
-    new_table,
-    percent,
-    plain,
-)
+from amc.cli.tables import console, new_table, plain
+from amc.result_text import MISSING, count, milliseconds, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

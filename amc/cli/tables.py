@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from amc.result_text import (
+    LEFT_COLUMNS,
+    MISSING,
+    RIGHT_COLUMNS,
+    Row,
+    cells,
+    count,
+    dense_cells,
+    legend,
+    milliseconds,
+    percent,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-Row = Mapping[str, Any]
 WIDTH_WITHOUT_TERMINAL = 120
-MISSING = "-"
 
 
 def console() -> Console:
@@ -28,15 +39,16 @@ def show_results(result: Mapping[str, Any]) -> None:
     """Print one line an agent and seed, the dense network last, then plans and next commands."""
     out, rows = console(), result["rows"]
     out.print(results_table(rows))
-    for line in _legend(rows):
+    for line in legend(rows):
         out.print(line, style="dim")
-    if any(row.get("noisy") for row in rows):
-        out.print("~ noisy: the spread of this measurement is too wide to rely on.", style="dim")
     plans = [row for row in rows if row.get("plan")]
     if plans:
         out.print("\nPlans")
         for row in plans:
             plain(out, f"  {row['agent']} seed {row['seed']}: {row['plan']}")
+    for key in ("page", "picture"):
+        if result.get(key):
+            plain(out, f"\n{key.capitalize()}: {result[key]}")
     if result.get("run_dir"):
         plain(out, f"\nRun folder: {result['run_dir']}")
     if result.get("next"):
@@ -45,75 +57,21 @@ def show_results(result: Mapping[str, Any]) -> None:
             plain(out, f"  {command}")
 
 
-def _legend(rows: Sequence[Row]) -> list[str]:
-    """Return searches without a plan, then what columns stand for: images, batch, kernels."""
-    counts = {
-        key: ", ".join(f"{n:,}" for n in sorted({row[key] for row in rows if row.get(key)}))
-        for key in ("search_images", "test_images", "batch_size")
-    }
-    steps = sorted({row.get("finetune_steps") or 0 for row in rows})
-    alike = ", the same for all" if len(steps) == 1 else ", not the same for all"
-    listed = ", ".join(map(str, steps))
-    tuned = f"; tuned: after {listed} steps of fine-tuning{alike}" if any(steps) else ""
-    tested = counts["test_images"] or "no"
-    backends = " | ".join(sorted({row.get("backend") or "not on record" for row in rows}))
-    return [
-        *(row["failure"] for row in rows if row.get("failure")),
-        f"{counts['search_images']} search images, {tested} test images{tuned}.",
-        f"pred., meas.: predicted and measured latency of one batch of {counts['batch_size']}.",
-        f"Kernel backend: {backends}.",
-    ]
-
-
 def results_table(rows: Sequence[Row]) -> Table:
     """Return the table of a search's or a comparison's rows (objects of ``summary.json``)."""
     several = len({row.get("run_dir") for row in rows}) > 1
-    table = new_table(*(["run"] if several else []), "agent", "recovery")
-    for name in (
-        *("seed", "eval", "search\nacc. %", "test\nacc. %", "tuned\nacc. %", "MACs", "params"),
-        *("pred.\nms", "meas.\nms", "speed\nup"),
-    ):
+    table = new_table(*(["run"] if several else []), *LEFT_COLUMNS)
+    for name in RIGHT_COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*([_last(row["run_dir"])] if several else []), *_cells(row))
+        table.add_row(*([_last(row["run_dir"])] if several else []), *cells(row))
     dense = {(row.get("run_dir"), str(row["dense"])): row for row in rows if row.get("dense")}
     if dense:
         table.add_section()
     for row in dense.values():
         run = [_last(row["run_dir"])] if several else []
-        table.add_row(*run, *_dense_cells(row["dense"]), style="dim")
+        table.add_row(*run, *dense_cells(row["dense"]), style="dim")
     return table
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        str(row["agent"]),
-        str(row.get("recovery", MISSING)),
-        str(row["seed"]),
-        str(row["evaluations"]),
-        percent(row.get("search_accuracy")),
-        percent(row.get("test_accuracy")),
-        percent(row.get("finetuned_test_accuracy")),
-        count(row.get("macs")),
-        count(row.get("params")),
-        milliseconds(row.get("predicted_latency_s")),
-        milliseconds(row.get("measured_latency_s")) + ("~" if row.get("noisy") else ""),
-        speed_up(row),
-    ]
-
-
-def _dense_cells(dense: Row) -> list[str]:
-    return [
-        *("dense", MISSING, MISSING, MISSING),
-        percent(dense.get("search_accuracy")),
-        percent(dense.get("test_accuracy")),
-        MISSING,
-        count(dense.get("macs")),
-        count(dense.get("params")),
-        milliseconds(dense.get("predicted_latency_s")),
-        milliseconds(dense.get("measured_latency_s")),
-        "1.00x",
-    ]
 
 
 def show_inspection(result: Mapping[str, Any]) -> None:
@@ -222,32 +180,6 @@ def fact(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(fact(item) for item in value) or MISSING
     return str(value)
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as per cent, such as ``88.53``."""
-    return MISSING if value is None else f"{100 * value:.2f}"
-
-
-def milliseconds(value: float | None) -> str:
-    """Return seconds as milliseconds with three significant digits, such as ``12.3``."""
-    return MISSING if value is None else f"{1000 * value:#.3g}".rstrip(".")
-
-
-def count(value: float | None) -> str:
-    """Return a number in thousands, millions or billions, such as ``8.42M``."""
-    if value is None:
-        return MISSING
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
-
-
-def speed_up(row: Row) -> str:
-    """Return measured dense latency over measured latency, such as ``1.93x``."""
-    dense, own = (row.get("dense") or {}).get("measured_latency_s"), row.get("measured_latency_s")
-    return f"{dense / own:.2f}x" if dense and own else MISSING
 
 
 def _last(path: str) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from amc import app, app_bench, finish, worker
 from amc.bench_evaluation import random_plans
 from amc.bench_reference import Reference
-from amc.compress import compress
+from amc.compress import compress, kept_of
 from amc.config import parse_config
 from amc.data import Data
 from amc.errors import InputError
@@ -21,12 +22,23 @@ from amc.folding import folded, folds_of
 from amc.journal import read_journal
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reporting import SilentReporter
+from amc.session import SHORT_TERM
 from amc.task import load_task
+from amc.worker import Job, Work
+from amc.workers import InProcess
 from search_spaces.channel import ChannelSpace
 from tests.conftest import SMALL
 from tests.reconstruction_cases import kept_at
 
-TINY = {**SMALL, "recovery": "least_squares", "search_images": 100, "calibration_images": 100}
+# So few images that the published path samples every row of them: what is left to differ is the
+# bias of the head, which ours solves for too. Without the site before it, both are the same.
+TINY = {
+    **SMALL,
+    "sites": {"exclude": ["layer3.0.conv2"]},
+    "recovery": "least_squares",
+    "search_images": 100,
+    "calibration_images": 100,
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +81,10 @@ def test_an_evaluation_is_the_sum_of_its_parts(rows: tuple[list[dict[str, Any]],
 
 def test_shortcuts_leave_the_scores_as_they_are(rows: tuple[list[dict[str, Any]], Path]) -> None:
     (row,), _ = rows
-    assert row["largest_shortcut_score_difference"] <= 0.01  # one of 100 images
-    assert row["largest_eager_score_difference"] <= 0.01
-    assert row["largest_score_difference"] <= 0.1
+    one_image = 0.01 + 1e-9
+    assert row["largest_shortcut_score_difference"] <= one_image
+    assert row["largest_eager_score_difference"] <= one_image
+    assert row["largest_score_difference"] <= one_image
 
 
 def test_the_search_is_the_configurations_own(
@@ -81,7 +94,7 @@ def test_the_search_is_the_configurations_own(
     ddpg = {"protocol": "published", "warmup_episodes": 2, "evaluations": 5, "horizon": 7}
     config = parse_config({**TINY, "walks": 1, "agents": {"uniform": {}, "ddpg": ddpg}})
     alone = {"agents": {"ddpg": {"protocol": "published", "warmup_episodes": 2}}, "horizon": 6}
-    values = {**TINY, "walks": 1, "evaluations": 6, "finetune_steps": 0, **alone}
+    values = {**TINY, "walks": 1, "evaluations": 6, "finetune_steps": 0, "racing": True, **alone}
     app.search(parse_config(values), tmp_path / "run")
     expected = [e.key for e in read_journal(tmp_path / "run/ddpg-s0/journal.jsonl")[1]]
     monkeypatch.setattr(
@@ -146,6 +159,42 @@ def test_on_all_rows_the_published_path_is_least_squares() -> None:
     reference.evaluate(kept, data.with_labels(torch.zeros(len(data))), collect)
     torch.testing.assert_close(torch.cat(seen), expected, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(dense, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_scores_of_the_shipped_mobilenet_agree_with_the_published_path() -> None:
+    """Both solve least squares on the dense network's inputs, so they differ by the rows alone.
+
+    Ours counts every position, the published path 30 random ones an image: all of the narrow
+    layers', 15% and 61% of the wide ones' (14 x 14 and 7 x 7). It keeps the bias of the head.
+    """
+    task = load_task("mobilenet")
+    space = ChannelSpace.of(task.network, task.inputs)
+    calibration, search = task.train[:1000], task.search
+    assert len(search) == 3000
+    fixed = Job(
+        network=task.network,
+        groups=space.groups,
+        calibration=calibration,
+        train=task.train,
+        search=search,
+        score=task.score,
+        recovery="least_squares",
+        short_term=SHORT_TERM,
+        orders=space.orders,
+    )
+    pool, reference = InProcess(fixed), Reference(task.network, space.groups, calibration)
+    generator = np.random.default_rng(0)
+    scores = set()
+    for _ in range(4):
+        ratios = generator.uniform(0.5, 0.9, len(space.sites))
+        widths = [s.nearest(r * s.channels) for s, r in zip(space.sites, ratios, strict=True)]
+        plan = space.plan(widths)
+        (ours,) = pool.run([Work(plan, None, None, 0)])
+        theirs = reference.evaluate(kept_of(plan), search.channels_last(), task.score)
+        assert ours.score == pytest.approx(theirs.score, abs=0.003)
+        scores.add(ours.score)
+    assert len(scores) == 4
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet"])

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from amc import app, app_bench, bench, bench_evaluation
+from amc import app, app_bench, bench
+from amc.bench_evaluation import random_plans
 from amc.config import parse_config
 from amc.errors import InputError
 from amc.ray_workers import RayWorkers
@@ -106,7 +107,7 @@ def test_a_bench_of_nothing_is_refused(options: dict[str, int], message: str) ->
 @pytest.mark.slow
 def test_the_first_of_a_pool_of_ray_workers_work_alone() -> None:
     session, _ = app.prepare(parse_config(TINY), SilentReporter())
-    works = [Work(plan, None, None, 0) for plan in bench_evaluation.random_plans(session, 4, 0)]
+    works = [Work(plan, None, None, 0) for plan in random_plans(session, 4, 0)]
     with bench.ray_pools(session.job(), 2) as pools:
         names: dict[int, set[str]] = {1: set(), 2: set()}
         scores = {}

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("amc", "search_spaces", "envs", "agents")
-DATA = {".json", ".npz", ".safetensors", ".typed", ".h", ".cpp", ".hpp", ""}
+DATA = {".html", ".json", ".npz", ".safetensors", ".typed", ".h", ".cpp", ".hpp", ""}
 LIBRARY = "amc/kernels/libamc_kernels.so"
 # Multiplies a 2:4 weight by whatever runs, and says what that was.
 MULTIPLY = """

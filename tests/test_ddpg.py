@@ -237,7 +237,7 @@ def test_replay_of_raw_actions_holds_the_executed_ones_of_the_demonstration() ->
     env = PruningVecEnv(task, agent.convention)
     env.demonstrate([uniform_widths(task)])
     model = agent.model(task, env)
-    model.learn(2 * 4, log_interval=1)
+    model.learn(2 * 4)
     assert isinstance(model.replay_buffer, EpisodeReplayBuffer)
     stored = (model.replay_buffer.actions[:4, :, 0] + 1) / 2
     uniform = [env.course.action(t, width) for t, width in enumerate(uniform_widths(task))]

@@ -77,6 +77,10 @@ def test_widths_are_rounded_in_channels_and_leave_two_a_group() -> None:
     assert widths["reduce"] == (2, 4, 6)
     assert widths["grouped"] == (2, 4)
     assert widths["fours"] == widths["sixes"] == (2,)
+    _, _, space = space_of(round_to=4)
+    widths = {site.name: site.widths for site in space.sites}
+    assert widths["grouped"] == (2, 3, 4)
+    assert widths["fours"] == (2,)
 
 
 def test_removed_units_leave_each_group_alike() -> None:

@@ -14,12 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agents import AGENTS as AGENT_CLASSES
 from amc import app, finish, planned
 from amc.config import parse_config
 from amc.errors import InputError
+from amc.evaluation import Request
 from amc.journal import read_journal
 from amc.kernels.dense import Dense
 from amc.plan_file import read_plan, schema
+from amc.search_task import SearchTask
 from amc.task import load_task
 from tests.conftest import SMALL
 
@@ -71,6 +74,37 @@ def test_the_family_of_netadapt_is_exported_as_plans(digits_run: Path) -> None:
         assert result["search_accuracy"] == family[number]["score"]
     assert plans[-1].accuracy.test is None, "the test split is for the search's winner alone"
     assert not (digits_run / "ddpg-s0" / "family").exists()
+
+
+class AnotherWinner:
+    """Names a family that ends with another plan than the best one."""
+
+    def check(self, task: SearchTask) -> None:
+        return
+
+    def search(self, task: SearchTask) -> None:
+        (dense,) = task.evaluate([task.plan(task.dense_widths)])
+        plan = task.plan(task.smallest_widths)
+        short, long = task.evaluate([Request(plan, finetune=1), Request(plan, finetune=60)])
+        task.family += [dense, short]
+        assert task.best() == long
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_family_is_what_the_method_names_and_the_plan_the_best(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(AGENT_CLASSES, "another", f"{__name__}:AnotherWinner")
+    target = str(digits_run / "uniform-s0" / "target.json")
+    latency = {"target": target, "batch_size": 64}
+    config = parse_config({**SMALL, "agents": {"another": {}}, "latency": latency})
+    (row,) = app.search(config, tmp_path / "run")["rows"]
+    scores = []
+    for file in ("family/00.json", "family/01.json", "plan.json"):
+        *_, result = planned.accuracy(tmp_path / "run" / "another-s0" / file, None, None)
+        assert result["reproduced"] is True
+        scores.append(result["search_accuracy"])
+    assert scores[1] < scores[2] == row["search_accuracy"]
 
 
 def test_a_plan_of_a_family_finds_the_table_of_its_search(digits_run: Path) -> None:

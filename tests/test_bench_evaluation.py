@@ -15,14 +15,13 @@ from amc import app, app_bench, finish, worker
 from amc.bench_evaluation import random_plans
 from amc.bench_reference import Reference
 from amc.compress import compress, kept_of
-from amc.config import parse_config
+from amc.config import ShortTermConfig, parse_config
 from amc.data import Data
 from amc.errors import InputError
 from amc.folding import folded, folds_of
 from amc.journal import read_journal
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reporting import SilentReporter
-from amc.session import SHORT_TERM
 from amc.task import load_task
 from amc.worker import Job, Work
 from amc.workers import InProcess
@@ -180,7 +179,7 @@ def test_scores_of_the_shipped_mobilenet_agree_with_the_published_path() -> None
         search=search,
         score=task.score,
         recovery="least_squares",
-        short_term=SHORT_TERM,
+        short_term=ShortTermConfig().build(),
         orders=space.orders,
     )
     pool, reference = InProcess(fixed), Reference(task.network, space.groups, calibration)

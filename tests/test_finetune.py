@@ -27,7 +27,6 @@ from amc.recovery import Recovery
 from amc.reporting import SilentReporter
 from amc.task import LoadedTask, load_task, state_digest
 from amc.training import Distillation, Schedule, Trainer, fit
-from amc.worker import score
 from tests.conftest import SMALL
 
 SHORT = {"steps": 12, "check_every": 4, "learning_rate": 0.05}

@@ -51,7 +51,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest tests/test_import_flow.py
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -79,6 +79,7 @@ def test_plans_are_random_mixed_and_of_the_seed() -> None:
     assert sparse == set(plans[0].layers)
 
 
+@pytest.mark.slow
 def test_whole_networks_are_predicted_and_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.ddpg_in_a_process import OPTIONS, searched
 from tests.test_house import ROOT
 
@@ -28,6 +30,7 @@ def in_a_process(folder: Path, table: Path, seed: int, hashes: str) -> dict[str,
     return answer
 
 
+@pytest.mark.slow
 def test_two_processes_leave_the_same_journal_and_the_same_weights(
     digits_run: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_search_of_60_grows_to_120_and_keeps_its_first_records(tmp_path: Path)
     assert schedules[0] != schedules[1], "or a horizon that is not frozen would not be noticed"
 
 
+@pytest.mark.slow
 def test_agents_with_evaluations_of_their_own_grow_at_their_own_horizon(tmp_path: Path) -> None:
     run, listener = tmp_path / "run", Listener()
     agents = {"ddpg": {"evaluations": 6}, "random_search": {"evaluations": 30}, "uniform": {}}
@@ -95,6 +96,7 @@ def test_an_agents_horizon_is_what_its_schedules_read() -> None:
         app.make_agent("ddpg", {"horizon": 0})
 
 
+@pytest.mark.slow
 def test_without_the_cache_equal_plans_are_scored_again(tmp_path: Path) -> None:
     records = {}
     values = {**FAST, "agents": {"ddpg": {"redraws": 0, **SMALL_AGENT}}, "evaluations": 40}

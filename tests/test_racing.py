@@ -248,9 +248,9 @@ def test_without_racing_and_smooth_scores_digests_are_as_they_were() -> None:
         {"racing": True},
         {"racing": {"confidence": 0.9}},
         {"score": "agreement"},
-        {"cache": False},
     ]
-    assert len({config.digest, *(parse_config({**SMALL, **o}).digest for o in others)}) == 5
+    assert len({config.digest, *(parse_config({**SMALL, **o}).digest for o in others)}) == 4
+    assert parse_config({**SMALL, "cache": False}).digest == config.digest  # results are the same
 
 
 @pytest.mark.parametrize("confidence", [0.2, 1.0, float("nan")])

@@ -69,6 +69,7 @@ def test_children_start_from_their_parents_weights(session: Session, pool: RayWo
     assert not same(there[0], there[1])
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(session: Session, pool: RayWorkers) -> None:
     names: list[str] = []
     batch = works(session)
@@ -78,6 +79,7 @@ def test_a_killed_worker_is_replaced(session: Session, pool: RayWorkers) -> None
     assert all(same(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pool")
 def test_a_search_that_races_is_the_same_on_any_number(session: Session, tmp_path: Path) -> None:
     config = parse_config(

@@ -13,9 +13,8 @@ from amc.config import parse_config
 from tests.conftest import SMALL
 
 
-@pytest.mark.parametrize(
-    "recovery", ["least_squares+batch_norm", pytest.param("progressive", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recovery", ["least_squares+batch_norm", "progressive"])
 def test_plans_name_the_weights_of_their_scores(tmp_path: Path, recovery: str) -> None:
     agents = {"random_search": {}, "netadapt": {"evaluations": 24}}
     small = {**SMALL, "recovery": recovery, "evaluations": 4, "agents": agents}

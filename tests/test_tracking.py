@@ -173,6 +173,7 @@ def test_mlflow_holds_one_run_a_search_and_a_resumed_one_adds_to_it(tmp_path: Pa
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["plan.json"]
 
 
+@pytest.mark.slow
 def test_searches_that_start_together_share_one_new_database(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from amc.tracking import open_tracker\n"

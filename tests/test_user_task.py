@@ -77,6 +77,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_two_inputs_concatenation_and_two_workers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,7 @@ def _budget(config: SearchConfig, row: Mapping[str, Any], search: Search) -> Bud
 def groups_of(runs: Sequence[RunRecord]) -> list[Group]:
     """Return the searches of ``runs`` by agent and configuration, whatever the seed.
 
-    A label is the agent, with the runs' names behind it where an agent has several groups.
+    A label is the agent, with the first run's name behind it where an agent has several groups.
     """
     found: dict[tuple[str, str], list[SearchRecord]] = {}
     for run in runs:
@@ -119,7 +119,8 @@ def groups_of(runs: Sequence[RunRecord]) -> list[Group]:
     several = Counter(agent for agent, _ in found)
     groups = []
     for (agent, _), searches in found.items():
-        names = ", ".join(dict.fromkeys(search.run for search in searches))
+        first, *others = dict.fromkeys(search.run for search in searches)
+        names = f"{first} and {len(others)} more" if others else first
         label = f"{agent} ({names})" if several[agent] > 1 else agent
         groups.append(Group(label, agent, tuple(searches)))
     return groups

@@ -31,6 +31,7 @@ INK: Final[dict[Theme, tuple[str, str]]] = {
     "light": ("#1b1f24", "#ffffff"),
     "dark": ("#dfe3e8", "#16191d"),
 }
+MARKS = ("*", "P", "X", "^", "v")
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 GROUNDS = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
 
@@ -91,12 +92,13 @@ def tradeoffs(
 ) -> Figure:
     """Return search accuracy against predicted latency and, where measured, test against measured.
 
-    A group has a colour: the front of all its evaluations is a line, its winners are stars.
+    A group has a colour, from the seventh on with another mark: the front of all its evaluations is
+    a line, its winners are the marks.
     """
     measured = any(one.measured for one in series)
     figure, panels = new_panels(title, 4.4, 2 if measured else 1)
-    colours = [colour for colour, _ in zip(cycle(COLOURS), series, strict=False)]
-    for one, colour in zip(series, colours, strict=True):
+    looks = cycle((colour, marker) for marker in MARKS for colour in COLOURS)
+    for one, (colour, marker) in zip(series, looks, strict=False):
         front = pareto_front(one.points)
         panels[0].step(
             [p["latency_ms"] for p in front],
@@ -106,9 +108,9 @@ def tradeoffs(
             marker=".",
             linewidth=1.2,
         )
-        _stars(panels[0], one.winners, colour, one.label)
+        _winners(panels[0], one.winners, marker, colour, one.label)
         if measured:
-            _stars(panels[1], one.measured, colour, one.label)
+            _winners(panels[1], one.measured, marker, colour, one.label)
     for axes, points in zip(panels, (dense, dense_measured), strict=False):
         for place, point in enumerate(points):
             mark(axes, point, "D", GREEN, "dense" if place == 0 else "")
@@ -116,20 +118,21 @@ def tradeoffs(
         budget_line(panels[0], budget)
     shown = [p["accuracy"] for one in series for p in (*pareto_front(one.points), *one.winners)]
     accuracy_axis(panels[0], [*shown, *(p["accuracy"] for p in dense)])
+    panels[0].tick_params(labelbottom=True)
     panels[0].set_xlabel("predicted latency of one batch (ms)")
     panels[0].set_ylabel("search accuracy")
     if measured:
         reached = [p["accuracy"] for one in series for p in one.measured]
         accuracy_axis(panels[1], [*reached, *(p["accuracy"] for p in dense_measured)])
         panels[1].set_xlabel("measured latency of one batch (ms)")
-        panels[1].set_ylabel("test accuracy, fine-tuned")
+        panels[1].set_ylabel("test accuracy, fine-tuned if at all")
     legend_below(figure, panels[0])
     return figure
 
 
-def _stars(axes: Axes, points: Sequence[Point], colour: str, label: str) -> None:
+def _winners(axes: Axes, points: Sequence[Point], marker: str, colour: str, label: str) -> None:
     for place, point in enumerate(points):
-        mark(axes, point, "*", colour, label if place == 0 else "")
+        mark(axes, point, marker, colour, label if place == 0 else "")
 
 
 def themed_png(draw: Callable[[], Figure], theme: Theme) -> bytes:

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from amc.learning_curves import Spread
-from amc.plots import accuracy_axis, new_panels, plain_text
+from amc.plots import accuracy_axis, legend_below, new_panels
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, on light and on dark grounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":")
+LEGEND_LINE_INCHES = 0.2
 QUARTILES_FROM = 5  # searches; the quartiles of fewer are hardly more than two of them
 
 
@@ -28,7 +29,8 @@ def learning_curves(
     of them, and from ``QUARTILES_FROM`` searches on a darker one over the middle half. Give
     ``rewards`` where they are not the scores: they get a panel of their own.
     """
-    figure, panels = new_panels(title, 4.4, 1 if rewards is None else 2)
+    height = 4.0 + LEGEND_LINE_INCHES * len(scores)
+    figure, panels = new_panels(title, height, 1 if rewards is None else 2)
     shown = _draw(panels[0], scores, as_percent=True)
     accuracy_axis(panels[0], shown)
     panels[0].set_ylabel("best search accuracy within budget")
@@ -39,6 +41,7 @@ def learning_curves(
     bands = "; line: median, band: lowest to highest search" if most > 1 else ""
     middle = ", darker: middle half" if most >= QUARTILES_FROM else ""
     panels[-1].set_xlabel(f"evaluations{bands}{middle}")
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -65,8 +68,6 @@ def _draw(axes: Axes, curves: Mapping[str, Spread], as_percent: bool) -> list[fl
         both = np.concatenate([spread.lowest, spread.highest])
         reached += both[np.isfinite(both)].tolist()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if curves:
-        plain_text(axes.legend(loc="lower right", fontsize=9))
     return reached
 
 

@@ -9,7 +9,6 @@ from typing import TypedDict
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter
 
 BLUE, GREY, ORANGE, RED, GREEN = "#1f5fa8", "#9aa3ad", "#d9822b", "#b3261e", "#2e7d4f"
@@ -18,6 +17,7 @@ LOWEST_SHARE = (
     0.1  # of the points may fall below the picture, so that a few bad ones do not flatten it
 )
 MIN_FOR_CUT = 20
+LEGEND_CHARACTERS = 96  # that fit beside each other
 
 
 class Point(TypedDict):
@@ -113,7 +113,7 @@ def mark(axes: Axes, point: Point, marker: str, colour: str, label: str) -> None
         [point["latency_ms"]],
         [point["accuracy"]],
         marker=marker,
-        s=190 if marker == "*" else 60,
+        s={"*": 190, "D": 60}.get(marker, 110),
         color=colour,
         edgecolors="black",
         linewidths=0.7,
@@ -189,13 +189,10 @@ def accuracy_axis(axes: Axes, values: Sequence[float]) -> int:
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """Put the legend of ``axes`` below them."""
-    handles = axes.get_legend_handles_labels()
-    plain_text(figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=9))
-
-
-def plain_text(legend: Legend) -> None:
-    """Let no label of a legend be read as a formula."""
+    """Put the legend of ``axes`` below the picture, in as many columns as its labels leave."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(3, LEGEND_CHARACTERS // max(map(len, labels), default=1)))
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
 

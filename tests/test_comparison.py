@@ -84,6 +84,10 @@ def test_another_configuration_is_a_group_of_its_own(digits_run: Path, tmp_path:
     assert len(groups_of(runs)) == 8
     assert differences(runs) == {"recovery": ["batch_norm", "none"]}
     assert differences(read_runs([digits_run, digits_run])) == {}
+    third = copy_of(other, tmp_path / "third", 0, {"workers": 1})
+    labels = [group.label for group in groups_of(read_runs([other, digits_run, third]))]
+    assert labels[:1] == ["ddpg (other and 1 more)"]
+    assert labels[4:5] == [f"ddpg ({digits_run.name})"]
 
 
 def test_the_curve_ends_at_the_winner_of_the_summary(digits_run: Path) -> None:

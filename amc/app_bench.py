@@ -15,7 +15,8 @@ import torch
 
 from amc import app
 from amc.assembly import OF_THE_SEARCH
-from amc.config import LatencyConfig, RacingConfig, SearchConfig
+from amc.config import SearchConfig
+from amc.config_sections import LatencyConfig, RacingConfig
 from amc.errors import InputError
 from amc.files import check_writable, write_json
 from amc.latency.device import describe_clocks, describe_device, kernel_digest, target_path

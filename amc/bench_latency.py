@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc.apart import apart
-from amc.config import LatencyConfig
+from amc.config_sections import LatencyConfig
 from amc.deploy import deployed
 from amc.latency import LatencyTable
 from amc.latency.table import network_key

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.compress import compress, kept_of, narrow
-from amc.config import RecoveryName
+from amc.config_sections import RecoveryName
 from amc.coupling import ChannelGroup
 from amc.data import Data
 from amc.errors import InputError
@@ -25,7 +25,8 @@ from amc.finetune_checkpoint import Check, Checkpoint, Progress, StageEnd, write
 from amc.finetune_settings import RECOVERY, FinetuneSettings
 from amc.plan import digest
 from amc.plan_file import PlanFile
-from amc.planned import Scorer, build, scorer, searched
+from amc.plan_scores import Scorer, scorer, searched
+from amc.planned import build
 from amc.prune_stages import Stage, removal_orders, stages_of
 from amc.recovery import Recovery
 from amc.reporting import Handle, Reporter

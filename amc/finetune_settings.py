@@ -11,7 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from amc.config import RecoveryName, load_yaml
+from amc.config import load_yaml
+from amc.config_sections import RecoveryName
 from amc.errors import InputError
 from amc.invalid import explain
 

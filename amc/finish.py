@@ -11,9 +11,10 @@ from amc.compress import compress, kept_of
 from amc.data import Data
 from amc.latency.table import network_key
 from amc.plan import Plan
+from amc.plan_record import Dense, Result
 from amc.pricing import is_here
 from amc.reporting import Reporter
-from amc.results import Dense, Result, draw_progress, write_failure, write_result
+from amc.results import draw_progress, write_failure, write_result
 from amc.session import Found, Session
 from amc.timing import Measured, measure_networks
 from amc.tracking import Tracker

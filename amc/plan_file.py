@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from amc.config import RecoveryName
+from amc.config_sections import RecoveryName
 from amc.errors import InputError
 from amc.files import write_text
 from amc.invalid import explain

@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from safetensors.numpy import load_file
@@ -17,29 +17,19 @@ from torch import Tensor, nn
 
 from amc.compress import compress, kept_of
 from amc.coupling import ChannelGroup, trace_coupling
-from amc.data import Data
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_text
-from amc.folding import folded, folds_of
 from amc.latency import LatencyTable
 from amc.latency.device import target_path
 from amc.latency.table import network_key
 from amc.plan_file import FilePart, PlanFile, read_plan
+from amc.plan_scores import scorer, searched
 from amc.pricing import is_here
 from amc.recovery import Recovery
-from amc.scoring.program import Forward, Program
-from amc.task import LoadedTask, Score, load_task
+from amc.task import LoadedTask, load_task
 from amc.timing import measure_networks
 from amc.weights import state_sha256
-from amc.worker import score, state_tensors
-
-
-class Scorer(Protocol):
-    """Scores a network on data, by the task's own function unless another is given."""
-
-    def __call__(self, network: nn.Module, data: Data, function: Score = ...) -> float:
-        """Return the mean score, NaN where outputs are not finite."""
-        ...
+from amc.worker import state_tensors
 
 
 def load_planned_task(
@@ -200,24 +190,6 @@ def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> No
         program.save(str(out), external_data=False)
 
 
-def searched(plan: PlanFile, task: LoadedTask) -> Data:
-    """Return the examples of the search split that the plan was scored on."""
-    return task.search[: plan.evaluation.search_images or len(task.search)]
-
-
-def scorer(plan: PlanFile, task: LoadedTask) -> Scorer:
-    """Return what scores networks of the task as the plan's ``evaluation`` says.
-
-    Its answer is in the task's unit; NaN where outputs are not finite.
-    """
-    example = task.search[:2].inputs
-
-    def score_of(network: nn.Module, data: Data, function: Score = task.score) -> float:
-        return score(_forward(plan, task.network, network, example), data, function)
-
-    return score_of
-
-
 def accuracy(
     path: Path, task_name: str | None, data_folder: str | None
 ) -> tuple[PlanFile, LoadedTask, nn.Module, dict[str, Any]]:
@@ -239,17 +211,6 @@ def accuracy(
     facts["reproduced"] = same and plan.accuracy.test in (None, now["test"])
     facts["test_images"] = 0 if task.test is None else len(task.test)
     return plan, task, network, facts
-
-
-def _forward(
-    plan: PlanFile, dense: nn.Module, network: nn.Module, example: tuple[Tensor, ...]
-) -> Forward:
-    """Return the forward pass that the plan's scores come from."""
-    fold = plan.evaluation.fold_batch_norm
-    program = Program.of(dense, network, example) if plan.evaluation.fast_scoring else None
-    if program is not None:
-        return program.bind(network, fold)
-    return folded(network, folds_of(dense, example)) if fold else network
 
 
 def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from amc.calibration import WholeNetworks
 from amc.compress import compress
-from amc.config import LatencyConfig
+from amc.config_sections import LatencyConfig
 from amc.errors import InputError
 from amc.kernels.patterns import PATTERNS
 from amc.latency import LatencyTable

@@ -2,64 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import save
 
 from amc import plots
-from amc.cost import Cost
 from amc.curve_plots import learning_curves
 from amc.evaluation import Evaluation
 from amc.family import write_family
 from amc.files import write_bytes, write_json, write_text
 from amc.learning_curves import curves_of, within
 from amc.plan_file import PlanFile
+from amc.plan_record import Dense, Result, plan_record
 from amc.session import Found, Session, stopped_early
 from amc.timing import Measured
 from amc.weights import state_sha256
 from amc.worker import Final, State
-
-VERSIONS = ("torch", "torch-pruning", "stable-baselines3", "numpy")
-
-
-@dataclass(frozen=True)
-class Dense:
-    """The uncompressed network: scores, costs, and its time in the winners' session."""
-
-    search_score: float
-    test_score: float | None
-    cost: Cost
-    measurement: Measured | None  # of another machine's table nothing is measured
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the ``dense`` object of a summary's row."""
-        own = self.measurement
-        return {
-            "search_accuracy": self.search_score,
-            "test_accuracy": self.test_score,
-            "macs": self.cost.macs,
-            "params": self.cost.params,
-            "weight_bytes": self.cost.weight_bytes,
-            "predicted_latency_s": self.cost.latency_s,
-            "measured_latency_s": None if own is None else own.measured_latency_s,
-        }
-
-
-@dataclass(frozen=True)
-class Result:
-    """A plan of a search, tested and timed; ``measurement`` is ``None`` as in ``Dense``."""
-
-    found: Found
-    evaluation: Evaluation
-    final: Final
-    measurement: Measured | None
-    dense: Dense
-    test_images: int
 
 
 def write_result(session: Session, result: Result) -> dict[str, Any]:
@@ -68,7 +28,7 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
     folder = found.search.folder
     weights = _write_weights(folder, "weights.safetensors", found.state)
     finetuned = _write_weights(folder, "finetuned.safetensors", final.finetuned_state)
-    plan = _plan_file(session, result, weights, finetuned)
+    plan = plan_record(session, result, weights, finetuned)
     write_text(folder / "plan.json", plan.text())
     _draw(session, found, dense)
     plots.keep_ratios(
@@ -161,7 +121,7 @@ def _write_family(session: Session, found: Found, dense: Dense) -> None:
 
     def plan_file(member: Evaluation, weights: Mapping[str, str] | None) -> PlanFile:
         untested = Final(member.score, member.in_task_unit, None, None, None, None)
-        return _plan_file(session, Result(found, member, untested, None, dense, 0), weights, None)
+        return plan_record(session, Result(found, member, untested, None, dense, 0), weights, None)
 
     write_family(found, plan_file)
 
@@ -213,81 +173,6 @@ def _measured_facts(own: Measured | None, dense: Measured | None) -> dict[str, A
         "clock_factor": own.clock_factor,
         "noisy": own.noisy,
         "speedup": dense.measured_latency_s / own.measured_latency_s,
-    }
-
-
-def _plan_file(
-    session: Session,
-    result: Result,
-    weights: Mapping[str, str] | None,
-    finetuned: Mapping[str, str] | None,
-) -> PlanFile:
-    config, task, found = session.config, session.task, result.found
-    return PlanFile.model_validate(
-        {
-            "schema_version": 1,
-            "task": task.name,
-            "network_digest": task.network_digest,
-            "weights": weights,
-            "finetuned": finetuned,
-            "choices": result.evaluation.request.plan.as_json(),
-            "costs": _costs(session, result),
-            "accuracy": _accuracy(session, result),
-            "evaluation": {
-                "data": config.data,
-                "search_images": config.search_images,
-                "calibration_images": config.calibration_images,
-                "batch_norm_images": config.batch_norm_images,
-                "fold_batch_norm": config.fold_batch_norm,
-                "fast_scoring": config.fast_scoring,
-                "recovery": config.recovery,
-            },
-            "provenance": {
-                "agent": found.search.agent,
-                "seed": found.search.seed,
-                "evaluations": len(found.history),
-                "config_digest": config.digest,
-                "table_digest": session.table.digest,
-                "device": str(session.table.device.get("cpu", "")),
-                "versions": {
-                    "amc": version("amc"),
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in VERSIONS},
-                },
-            },
-        }
-    )
-
-
-def _costs(session: Session, result: Result) -> dict[str, Any]:
-    latency, own, dense = session.config.latency, result.measurement, result.dense.measurement
-    measured = None
-    if own is not None and dense is not None:
-        measured = {**own.as_json(), "dense_measured_latency_s": dense.measured_latency_s}
-    return {
-        "batch_size": latency.batch_size,
-        "threads": latency.threads,
-        "budget": dict(session.config.budget),
-        "predicted": result.evaluation.cost.as_json(),
-        "predicted_dense": result.dense.cost.as_json(),
-        "measured": measured,
-    }
-
-
-def _accuracy(session: Session, result: Result) -> dict[str, Any]:
-    final, dense = result.final, result.dense
-    tuned = final.finetuned_search_score is not None
-    return {
-        "metric": session.task.score_name,
-        "search": final.search_score,
-        "search_images": len(session.task.search),
-        "test": final.test_score,
-        "test_images": result.test_images,
-        "dense_search": dense.search_score,
-        "dense_test": dense.test_score,
-        "finetune_steps": session.config.finetune_steps if tuned else 0,
-        "finetuned_search": final.finetuned_search_score,
-        "finetuned_test": final.finetuned_test_score,
     }
 
 

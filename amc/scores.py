@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amc.config import ScoreName
+from amc.config_sections import ScoreName
 from amc.data import Data
 from amc.errors import InputError
 from amc.racing import Racing

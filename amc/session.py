@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from amc.config import ObjectiveConfig, SearchConfig
+from amc.config import SearchConfig
+from amc.config_sections import ObjectiveConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
 from amc.data import Data
 from amc.errors import BudgetSpent

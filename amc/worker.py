@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amc.compress import compress, kept_of, narrow
-from amc.config import ScoreName
+from amc.config_sections import ScoreName
 from amc.coupling import ChannelGroup
 from amc.data import Data
 from amc.folding import folded, folds_of

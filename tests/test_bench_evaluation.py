@@ -15,7 +15,8 @@ from amc import app, app_bench, finish, worker
 from amc.bench_evaluation import random_plans
 from amc.bench_reference import Reference
 from amc.compress import compress, kept_of
-from amc.config import ShortTermConfig, parse_config
+from amc.config import parse_config
+from amc.config_sections import ShortTermConfig
 from amc.data import Data
 from amc.errors import InputError
 from amc.folding import folded, folds_of

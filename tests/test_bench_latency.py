@@ -16,7 +16,7 @@ from amc import app_bench, bench_latency
 from amc.bench_latency import PATTERNS, Settings, error_table
 from amc.calibration import TURNS, WholeNetworks
 from amc.cli import application
-from amc.config import LatencyConfig
+from amc.config_sections import LatencyConfig
 from amc.errors import InputError
 from amc.latency import LatencyTable
 from amc.latency import measure as measuring

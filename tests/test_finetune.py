@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc import app, assembly, finetune, planned, worker
+from amc import app, assembly, finetune, plan_scores, planned, worker
 from amc.compress import kept_of
 from amc.config import parse_config
 from amc.data import Data
@@ -213,7 +213,7 @@ def test_what_is_fine_tuned_is_scored_as_its_plan_says(
         normalised.add(any(isinstance(module, nn.BatchNorm2d) for module in network.modules()))
         return score(network, data, function)
 
-    monkeypatch.setattr(planned, "score", watched)
+    monkeypatch.setattr(plan_scores, "score", watched)
     report = app.finetune(source, tmp_path / "out", SHORT)
     assert app.evaluate_plan(Path(report["plan"]))["reproduced"]
     assert normalised == {not fold}

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from amc import app
-from amc.config import ShortTermConfig, parse_config
+from amc.config import parse_config
+from amc.config_sections import ShortTermConfig
 from amc.cost import Cost
 from amc.data import Data
 from amc.evaluation import Evaluation, Request

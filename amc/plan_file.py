@@ -33,7 +33,10 @@ class ChoicePart(_Part):
     """What happens at one site; see ``amc.plan.Choice``."""
 
     keep_ratio: float = Field(gt=0, le=1)
-    kept: tuple[Count, ...] = Field(min_length=1, description="ascending channel indices")
+    kept: tuple[Count, ...] = Field(
+        min_length=1,
+        description="ascending channel indices; of units, beside grouped convolutions",
+    )
     pattern: Literal["dense"] = "dense"
     sparsity: float = Field(0.0, ge=0, le=0, description="of the dense pattern always 0")
     kernel: Literal["dense"] = "dense"

@@ -35,6 +35,7 @@ from amc.data import Data
 from amc.errors import InputError
 from amc.explanation import explanation, explanation_picture
 from amc.files import check_writable
+from amc.growth import grown, say_who_did_not_grow
 from amc.inspection import inspection
 from amc.journal import Journal
 from amc.pricing import cost_model, measure_to, patterns_of
@@ -109,41 +110,14 @@ def resume(
             "can only grow"
         )
     reporter = reporter or SilentReporter()
-    more = {} if evaluations is None else _grown(folder.config, evaluations)
+    for name, options in folder.config.agents.items():
+        make_agent(name, options)
+    more = {} if evaluations is None else grown(folder.config, evaluations)
     config = changed({**folder.config.model_dump(mode="json"), **more}, workers=workers)
     result = _run(replace(folder, config=config), reporter)
     if evaluations is not None:
-        _say_who_did_not_grow(config, evaluations, result["rows"], reporter)
+        say_who_did_not_grow(config, evaluations, result["rows"], reporter)
     return result
-
-
-def _grown(config: SearchConfig, evaluations: int) -> dict[str, Any]:
-    """Return the keys with which every agent goes on to ``evaluations``, at the horizon it had."""
-    agents = {}
-    for name, options in config.agents.items():
-        make_agent(name, options)
-        own = options.get("evaluations", evaluations)
-        more = {"evaluations": evaluations, "horizon": options.get("horizon", own)}
-        agents[name] = {**options, **more} if own < evaluations else options
-    return {"evaluations": evaluations, "agents": agents}
-
-
-def _say_who_did_not_grow(
-    config: SearchConfig, evaluations: int, rows: Sequence[Mapping[str, Any]], reporter: Reporter
-) -> None:
-    for row in rows:
-        name, made = row["agent"], row["evaluations"]
-        own = config.agents[name].get("evaluations", evaluations)
-        if own > evaluations:
-            reporter.message(
-                f"{name} seed {row['seed']} does not grow: agents.{name}.evaluations is {own} "
-                f"already, above {evaluations}"
-            )
-        elif made < evaluations:
-            reporter.message(
-                f"{name} seed {row['seed']} does not grow: it ends by itself, after {made} "
-                f"evaluation{'s' if made > 1 else ''}"
-            )
 
 
 def _run(

@@ -182,7 +182,7 @@ def test_the_test_split_is_looked_at_only_after_training(
         noted.append(len(data))
         return 0.5
 
-    monkeypatch.setattr(planned, "score", score)
+    monkeypatch.setattr(plan_scores, "score", score)
     report = app.finetune(plan, tmp_path / "out", SHORT, reporter=Steps(noted))
     assert report["test_images"] not in {report["search_images"], 0}
     end = noted.index("testing")

@@ -44,6 +44,12 @@ def finish_run(
     with reporter.task("measuring the winners", None):
         plans = {one.search.name: best.request.plan for one, best in won}
         measured = _measure(session, plans)
+    if won and not measured:
+        reporter.message(
+            "note: no latency was measured: the table is of another machine or torch, or of "
+            f"another number of usable cores ({session.table.device.get('cpu')}, "
+            f"{session.table.device.get('cores')} cores, torch {session.table.torch_version})"
+        )
     dense = Dense(*dense_scores(session, test), session.dense_cost, measured.get("dense"))
     images = 0 if test is None else len(test)
     rows = {}

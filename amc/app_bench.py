@@ -90,7 +90,7 @@ def bench_evaluation(
     reporter = reporter or SilentReporter()
     rows = []
     for config in configs:
-        session = _racing(_ddpg_session(config, evaluations, seed, reporter))
+        session = _ddpg_session(config, evaluations, seed, reporter)
         search = partial(_ddpg_search, session, reporter)
         row = evaluation(session, search, Settings(plans, rounds, seed), reporter)
         rows.append(row | _agent_of(session))
@@ -119,7 +119,10 @@ def _check_counts(**counts: int) -> None:
 
 
 def _ddpg_session(config: SearchConfig, evaluations: int, seed: int, reporter: Reporter) -> Session:
-    """Return the session of a ``ddpg`` search of so many evaluations, with ``config``'s options."""
+    """Return the session of a ``ddpg`` search of so many evaluations, with every shortcut on.
+
+    It has ``config``'s options of ``ddpg``.
+    """
     options = config.agents.get("ddpg", {})
     own: dict[str, Any] = {
         "evaluations": evaluations,
@@ -130,7 +133,7 @@ def _ddpg_session(config: SearchConfig, evaluations: int, seed: int, reporter: R
     }
     session, _ = app.prepare(app.frozen(config.model_copy(update=own)), reporter)
     app.make_agent("ddpg", session.config.agents["ddpg"]).check(session.unevaluated_task("ddpg"))
-    return session
+    return _racing(session)
 
 
 def _agent_of(session: Session) -> dict[str, Any]:

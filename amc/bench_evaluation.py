@@ -140,9 +140,9 @@ def _turn(session: Session, plan: Plan, pools: _Pools, reference: Reference) -> 
     bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     search = session.task.search.channels_last()
     own = _evaluated(session, pools.plain, plan)
-    forward_s = _forward_s(pools.plain.worker.forward_of(bare), search)
+    forward_s = _forward_s(pools.plain.worker.forward.of(bare), search)
     quick = _evaluated(session, pools.fast, plan)
-    folded_forward_s = _forward_s(pools.fast.worker.forward_of(bare), search)
+    folded_forward_s = _forward_s(pools.fast.worker.forward.of(bare), search)
     eager = _evaluated(session, pools.eager, plan)
     eager_forward_s = _forward_s(bare, search, SCORING_BATCH)
     published = reference.evaluate(kept_of(plan), search, session.task.score)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, ResourceConstrained
 
 if TYPE_CHECKING:
+    from amc.racing import Racing
     from amc.training import Schedule
 
 ScoreName = Literal["task", "cross_entropy", "agreement"]  # ``amc.scores`` says what each is
@@ -99,6 +100,12 @@ class RacingConfig(Section):
 
     confidence: float = Field(0.99, ge=0.5, lt=1)
     seed: int = Field(0, ge=0, lt=2**31)
+
+    def build(self) -> Racing:
+        """Return the test itself."""
+        from amc.racing import Racing
+
+        return Racing(self.confidence, self.seed)
 
 
 class ShortTermConfig(Section):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
+from amc.coupling import ChannelGroup
 from amc.data import Data
-from amc.folding import folded, folds_of
+from amc.forward import ForwardPasses
 from amc.plan_file import PlanFile
-from amc.scoring.program import Forward, Program
 from amc.task import LoadedTask, Score
 from amc.worker import score
 
@@ -27,25 +28,18 @@ def searched(plan: PlanFile, task: LoadedTask) -> Data:
     return task.search[: plan.evaluation.search_images or len(task.search)]
 
 
-def scorer(plan: PlanFile, task: LoadedTask) -> Scorer:
+def scorer(plan: PlanFile, task: LoadedTask, groups: Sequence[ChannelGroup]) -> Scorer:
     """Return what scores networks of the task as the plan's ``evaluation`` says.
 
     Its answer is in the task's unit; NaN where outputs are not finite.
     """
+    how = plan.evaluation
     example = task.search[:2].inputs
+    forward = ForwardPasses(
+        task.network, groups, example, fast=how.fast_scoring, fold=how.fold_batch_norm
+    )
 
     def score_of(network: nn.Module, data: Data, function: Score = task.score) -> float:
-        return score(_forward(plan, task.network, network, example), data, function)
+        return score(forward.of(network), data, function)
 
     return score_of
-
-
-def _forward(
-    plan: PlanFile, dense: nn.Module, network: nn.Module, example: tuple[Tensor, ...]
-) -> Forward:
-    """Return the forward pass that the plan's scores come from."""
-    fold = plan.evaluation.fold_batch_norm
-    program = Program.of(dense, network, example) if plan.evaluation.fast_scoring else None
-    if program is not None:
-        return program.bind(network, fold)
-    return folded(network, folds_of(dense, example)) if fold else network

@@ -197,7 +197,7 @@ def accuracy(
     plan = read_plan(path)
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task)
-    score_of = scorer(plan, task)
+    score_of = scorer(plan, task, groups_of(plan, task))
     now = {
         "search": score_of(network, searched(plan, task)),
         "test": None if task.test is None else score_of(network, task.test),

@@ -64,7 +64,8 @@ def cost_model(
                 f"was measured with {given.threads}; set latency.threads to that"
             )
         return NetworkCostModel(structure, given)
-    measured = _complete(task, space, structure.kernel_requests(), (), latency, path, reporter)
+    its = _networks(task, space, latency)
+    measured = _complete(its, structure.kernel_requests(), path, reporter)
     own = restricted(measured, structure, task)
     _say_noise(own, path, reporter)
     return NetworkCostModel(structure, own)
@@ -99,12 +100,15 @@ def is_here(table: LatencyTable) -> bool:
     return same_torch and dict(table.device) == describe_device()
 
 
+def _networks(
+    task: LoadedTask, space: SearchSpace, latency: LatencyConfig, patterns: Sequence[str] = ()
+) -> WholeNetworks:
+    return WholeNetworks(task, space, latency.batch_size, latency.threads, tuple(patterns))
+
+
 def _complete(
-    task: LoadedTask,
-    space: SearchSpace,
+    its: WholeNetworks,
     requests: Sequence[KernelRequest],
-    patterns: Sequence[str],
-    latency: LatencyConfig,
     path: Path,
     reporter: Reporter,
     *,
@@ -114,7 +118,7 @@ def _complete(
 ) -> LatencyTable:
     """Return the table in ``path`` with all of ``requests``, measured and written where it lacks.
 
-    ``requests`` are the kernels that networks of ``space`` run, dense and in ``patterns``. With
+    ``requests`` are the kernels that networks such as ``its`` run. With
     ``anew`` what is there does not count; unless ``allow_noisy``, kernels with noisy points are
     measured again. Killed, the same call goes on from a checkpoint beside ``path``.
     """
@@ -124,10 +128,9 @@ def _complete(
         if table is not None and table.is_noisy and not allow_noisy:
             calm = {k: times for k, times in table.kernels.items() if not times.noisy}
             table = replace(table, kernels=calm)
-        its = WholeNetworks(task, space, latency.batch_size, latency.threads, tuple(patterns))
         measured = measure_table(
             requests,
-            latency.threads,
+            its.threads,
             table,
             Networks(
                 [its.dense],
@@ -201,9 +204,8 @@ def complete_table(
     if path.is_file():
         _check_same(LatencyTable.load(path), path, latency.threads)
     requests = all_requests(task, space, latency.batch_size, patterns)
-    table = _complete(
-        task, space, requests, patterns, latency, path, reporter, patience_s=PATIENCE_S
-    )
+    its = _networks(task, space, latency, patterns)
+    table = _complete(its, requests, path, reporter, patience_s=PATIENCE_S)
     _say_noise(table, path, reporter)
     return table
 
@@ -242,11 +244,8 @@ def measure_to(
     requests = all_requests(task, space, latency.batch_size, patterns)
     path = out or target_path("auto", torch.__version__, latency.threads)
     table = _complete(
-        task,
-        space,
+        _networks(task, space, latency, patterns),
         requests,
-        patterns,
-        latency,
         path,
         reporter,
         anew=out is not None,

@@ -22,7 +22,6 @@ from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEva
 from amc.journal import Journal, JournaledEvaluator
 from amc.latency import LatencyTable
 from amc.plan import Plan, digest
-from amc.racing import Racing
 from amc.reconstruction.curves import ErrorCurves
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reconstruction.moments import MAX_COLUMNS, MAX_ROWS
@@ -108,7 +107,7 @@ class Session:
             batch_norm_images=self.config.batch_norm_images,
             fold_batch_norm=self.config.fold_batch_norm,
             search_score=self.config.score,
-            racing=None if self.config.racing is None else Racing(**dict(self.config.racing)),
+            racing=None if self.config.racing is None else self.config.racing.build(),
             fast_scoring=self.config.fast_scoring,
         )
 

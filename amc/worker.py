@@ -19,13 +19,13 @@ from amc.compress import compress, kept_of, narrow
 from amc.config_sections import ScoreName
 from amc.coupling import ChannelGroup
 from amc.data import Data
-from amc.folding import folded, folds_of
+from amc.forward import ForwardPasses
 from amc.plan import Plan
 from amc.racing import Racing
 from amc.reconstruction.consumers import Orders
 from amc.recovery import Recovery
 from amc.scores import Scored, SearchScore
-from amc.scoring.program import Forward, Program
+from amc.scoring.program import Forward
 from amc.search_task import preserved_generators, seed_everything
 from amc.task import Score
 from amc.training import Schedule, fit
@@ -143,9 +143,13 @@ class Worker:
             job.batch_norm_images,
         )
         example = self.job.search[:2].inputs
-        self.program = _program(self.job, example) if job.fast_scoring else None
-        folds = job.fold_batch_norm and self.program is None
-        self.folds = folds_of(self.job.network, example) if folds else ()
+        self.forward = ForwardPasses(
+            self.job.network,
+            job.groups,
+            example,
+            fast=job.fast_scoring,
+            fold=job.fold_batch_norm,
+        )
         self._search_score: SearchScore | None = None
         if job.racing or job.search_score != "task":
             score_of = job.search_score, self.job.search, job.score, job.racing
@@ -245,22 +249,10 @@ class Worker:
         """Return what the search scores ``network`` by; see ``Work`` for ``needed``."""
         if self._search_score is None:
             return Scored(self._score(network, self.job.search))
-        return self._search_score(self.forward_of(network), needed)
-
-    def forward_of(self, network: nn.Module) -> Forward:
-        """Return the forward pass that ``network``, in evaluation mode, is scored with."""
-        if self.program is not None:
-            return self.program.bind(network, self.job.fold_batch_norm)
-        return folded(network, self.folds) if self.folds else network
+        return self._search_score(self.forward.of(network), needed)
 
     def _score(self, network: nn.Module, data: Data) -> float:
-        return score(self.forward_of(network), data, self.job.score)
-
-
-def _program(job: Job, example: tuple[Tensor, ...]) -> Program | None:
-    """Return the program of a job's networks, ``None`` where they must be run as they are."""
-    half = {group.name: range(max(1, group.channels // 2)) for group in job.groups}
-    return Program.of(job.network, compress(job.network, job.groups, half), example)
+        return score(self.forward.of(network), data, self.job.score)
 
 
 @torch.inference_mode()

@@ -67,7 +67,7 @@ def test_scores_are_equal_with_fast_scoring_and_without() -> None:
     scores = []
     for fast in (True, False):
         worker = Worker(replace(made, fast_scoring=fast))
-        assert (worker.program is not None) == fast
+        assert (worker.forward.program is not None) == fast
         scores.append(worker.run(Work(plan, None, None, 0)).score)
     assert scores[0] == scores[1]
 

@@ -54,7 +54,7 @@ test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # The C++ corpus, then the kernels' tests, with addresses and undefined behaviour checked.
 sanitize: $(STAMP)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from amc.apart import apart
 from amc.deploy import deployed
@@ -53,20 +52,30 @@ class WholeNetworks:
             for p in plans
         ]
 
-    def processes(self, reporter: Reporter, patience_s: float | None) -> list[Callable[[], Turn]]:
-        """Return functions that each time all of the networks in a fresh process.
+    def processes(
+        self, reporter: Reporter, patience_s: float | None
+    ) -> list[Callable[[float | None], Turn]]:
+        """Return functions of ``goal_s`` that time all of the networks in a fresh process each.
 
-        ``patience_s`` is what ``amc.latency.session.Session`` says.
+        It and ``patience_s`` are what ``amc.latency.session.Session`` says.
         """
         few = self.task.search[: self.batch_size]
         sent = replace(self, task=replace(self.task.without_test, train=few, search=few))
-        return [partial(apart, timed, reporter, sent, patience_s)] * PROCESSES[bool(self.patterns)]
+
+        def process(goal_s: float | None) -> Turn:
+            return apart(timed, reporter, sent, patience_s, goal_s)
+
+        return [process] * PROCESSES[bool(self.patterns)]
 
 
-def timed(reporter: Reporter, its: WholeNetworks, patience_s: float | None) -> Turn:
+def timed(
+    reporter: Reporter, its: WholeNetworks, patience_s: float | None, goal_s: float | None
+) -> Turn:
     """Return the timings of the networks in this process, as of one turn."""
     networks = [its.dense, *its.compressed()]
-    session = Session([], its.threads, lambda done, total, what: None, patience_s=patience_s)
+    session = Session(
+        [], its.threads, lambda done, total, what: None, patience_s=patience_s, goal_s=goal_s
+    )
     turns = TURNS[bool(its.patterns)]
     with (
         device_settings(its.threads),

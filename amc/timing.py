@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from amc.deploy import deployed
-from amc.latency.calm import Calm
+from amc.latency.calm import SLOWED, Calm
 from amc.latency.clock import Timing, settled, timed_warm
 from amc.latency.reference import Reference
 from amc.latency.session import device_settings
@@ -31,7 +31,8 @@ class Measured:
     ``measured_latency_s`` is ``measured_raw_s`` (a median) divided by ``clock_factor``: how much
     slower the device was than when the table was measured, by the reference operation and, where
     the table knows it, the dense network, timed in turns with the subject. ``interval`` is half
-    the width of the median's 95% interval, relative; ``noisy`` says that it stayed above 2%.
+    the width of the median's 95% interval, relative; ``noisy`` says that it stayed above 2%, or
+    that the core was never as fast as it was for the table.
     ``clock`` is "wall", or "cpu" where other programs kept interrupting: then the time that the
     network was on the processor stands for the time that an idle one would take.
     """
@@ -106,10 +107,11 @@ def measure_deployed(
             for name, network in networks.items():
                 reference_t += _timed(calm, network, inputs, samples[name])
     factor = settled(reference_t, table.threads).median / table.reference_s
+    slowed = factor > SLOWED
     if known:
         dense_factor = settled(dense_t, table.threads).median / known.latency_s
         factor = float(np.sqrt(factor * dense_factor))
-    return {name: _measured(its, factor, table.threads) for name, its in samples.items()}
+    return {name: _measured(its, factor, slowed, table.threads) for name, its in samples.items()}
 
 
 def _timed(
@@ -127,7 +129,7 @@ def _steady(samples: Mapping[str, list[Timing]], threads: int) -> bool:
     )
 
 
-def _measured(timings: list[Timing], factor: float, threads: int) -> Measured:
+def _measured(timings: list[Timing], factor: float, slowed: bool, threads: int) -> Measured:
     result = settled(timings, threads, FEWEST)
     return Measured(
         measured_latency_s=result.median / factor,
@@ -136,5 +138,5 @@ def _measured(timings: list[Timing], factor: float, threads: int) -> Measured:
         interval=result.interval,
         repeats=len(result.seconds),
         clock=result.clock,
-        noisy=result.interval > PRECISION,
+        noisy=slowed or result.interval > PRECISION,
     )

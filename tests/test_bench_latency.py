@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from amc.config_sections import LatencyConfig
 from amc.errors import InputError
 from amc.latency import LatencyTable
 from amc.latency import measure as measuring
+from amc.latency.checkpoint import Turn
+from amc.latency.clock import Timing, settled
 from amc.latency.session import RUNS, Session
 from amc.latency.trace import trace_ops
 from amc.mixed_plan import random_plans
@@ -146,14 +149,33 @@ def test_networks_of_a_table_are_timed_in_a_process_of_their_own(
     task, space = app_bench.task_and_space("digits")
     its = WholeNetworks(task, space, 2, 1, ())
     (process,) = its.processes(SilentReporter(), 0.0)
-    turn = process()
+    turn = process(None)
     expected = {its.dense.key, *(network.key for network in its.compressed())}
     assert set(turn.networks) == expected
     assert {len(timings) for timings in turn.networks.values()} == {RUNS * TURNS[False]}
     assert turn.reference_s > 0
     session = Session([], 1, lambda done, total, what: None)
-    session.add_turn(lambda: turn)
+    session.add_turn(lambda goal_s: turn)
     assert session.networks == turn.networks
+
+
+def test_what_a_process_timed_on_a_slow_core_does_not_count() -> None:
+    goals: list[float | None] = []
+
+    def process(reference_s: float, units: float) -> Callable[[float | None], Turn]:
+        def turn(goal_s: float | None) -> Turn:
+            goals.append(goal_s)
+            return Turn(reference_s, True, [], {"net": [Timing(units, units, True)] * 8})
+
+        return turn
+
+    session = Session([], 1, lambda done, total, what: None)
+    session.add_turn(process(1.7, 9.0))
+    assert settled(session.networks["net"], 1).median == 9.0
+    session.add_turn(process(1.0, 10.0))
+    session.add_turn(process(1.1, 10.2))
+    assert goals == [None, 1.7, 1.0]
+    assert settled(session.networks["net"], 1).median == pytest.approx(10.1)
 
 
 def test_a_table_is_never_calibrated_on_the_plans_that_test_it() -> None:

@@ -17,7 +17,7 @@ def table(reference_s: float = 1e-4, dense_s: float = 1e-5) -> LatencyTable:
 
 def test_several_networks_share_one_session_and_one_clock() -> None:
     networks = {"a": nn.Linear(4, 8), "b": nn.Sequential(nn.Linear(4, 8), nn.ReLU())}
-    found = measure_networks(networks, INPUTS, table(), seconds_each=0.2)
+    found = measure_networks(networks, INPUTS, table(reference_s=1.0), seconds_each=0.2)
     assert list(found) == ["a", "b"]
     assert found["a"].clock_factor == found["b"].clock_factor
     for measured in found.values():
@@ -28,6 +28,11 @@ def test_several_networks_share_one_session_and_one_clock() -> None:
             measured.measured_raw_s / measured.clock_factor
         )
         assert set(measured.as_json()) >= {"measured_latency_s", "measured_raw_s", "clock_factor"}
+
+
+def test_what_was_timed_on_a_core_slower_than_the_tables_is_noisy() -> None:
+    network = nn.Linear(4, 8)
+    assert measure_network(network, INPUTS, table(reference_s=1e-9)).noisy
 
 
 def test_the_dense_network_takes_part_where_the_table_knows_it() -> None:

@@ -69,7 +69,7 @@ class Calm:
                 return timings, before + after
             self._patience_s -= taken
             if self._patience_s <= 0:
-                return _slowed(timings), _slowed(before + after)
+                return as_slowed(timings), as_slowed(before + after)
 
     def _look(self) -> tuple[list[Timing], bool]:
         timings = self._read()
@@ -85,5 +85,6 @@ class Calm:
         return found
 
 
-def _slowed(timings: Sequence[Timing]) -> list[Timing]:
+def as_slowed(timings: Sequence[Timing]) -> list[Timing]:
+    """Return the timings as those of a core that something else slowed down."""
     return [replace(timing, calm=False) for timing in timings]

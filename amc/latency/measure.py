@@ -67,12 +67,13 @@ class Networks:
 
     ``dense`` ones are kept in the table, the second clock. ``compressed`` makes others of the same
     kernels: with the dense ones they tell what calling costs inside a network. Each function of
-    ``elsewhere`` has all of them timed in another process; without any, this one times them.
+    ``elsewhere`` has all of them timed in another process, which waits for a core as fast as the
+    ``Session``'s ``goal_s`` that it is given; without any, this process times them.
     """
 
     dense: Sequence[WholeNetwork] = ()
     compressed: Callable[[], Sequence[WholeNetwork]] = tuple
-    elsewhere: Sequence[Callable[[], Turn]] = ()
+    elsewhere: Sequence[Callable[[float | None], Turn]] = ()
 
 
 def measure_table(
@@ -107,7 +108,14 @@ def measure_table(
     record = Checkpoint(checkpoint, facts_of(wanted, [*fresh, *others], threads, table))
     wanted.sort(key=lambda request: request.positions[0])
     places = sorted({(p, r.template.name) for r in wanted for p in r.positions})
-    session = Session([name for _, name in places], threads, progress, record, patience_s)
+    session = Session(
+        [name for _, name in places],
+        threads,
+        progress,
+        record,
+        patience_s,
+        table.reference_s if table else None,
+    )
     with device_settings(threads):
         # First, as a deployed network would run: a process that has timed thousands of kernels runs
         # whole networks up to 10% slower.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from amc.kernels import KERNELS
 from amc.kernels.arena import Arena
-from amc.latency.calm import Calm
+from amc.latency.calm import SLOWED, Calm, as_slowed
 from amc.latency.checkpoint import Checkpoint, Turn
 from amc.latency.clock import Settled, Timing, settled, timed, timed_warm
 from amc.latency.grid import Floats
@@ -77,7 +77,7 @@ class Session:
     ``sequence`` names the network's operations (``OpTemplate.name``) in its order; points are timed
     in layer order, so that a turn is as long as a network. Turns that ``checkpoint`` has on record
     are taken from it. ``patience_s`` is how long it waits for a calm core at first, ``PATIENCE_S``
-    where it is ``None``.
+    where it is ``None``; ``goal_s`` is how fast the reference is known to be on a calm one.
     """
 
     sequence: Sequence[str]
@@ -85,15 +85,29 @@ class Session:
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(None, {}))
     patience_s: float | None = None
-    networks: dict[str, list[Timing]] = field(default_factory=dict)
+    goal_s: float | None = None
     points: dict[tuple[str, tuple[int, ...]], list[Timing]] = field(default_factory=dict)
     _units: list[tuple[float, bool]] = field(default_factory=list)
+    _networks: list[tuple[float, str, list[Timing]]] = field(default_factory=list)
 
     @property
     def as_turn(self) -> Turn:
         """All that was timed of whole networks, as if in one turn."""
         calm = any(calm for _, calm in self._units)
-        return Turn(float(np.median(self.reference_s)), calm, [], dict(self.networks))
+        return Turn(float(np.median(self.reference_s)), calm, [], self.networks)
+
+    @property
+    def networks(self) -> dict[str, list[Timing]]:
+        """The timings of whole networks; what a core slower than at its best took is not calm.
+
+        A process that never saw the core at its best cannot know; what it timed tells here.
+        """
+        best_s = min([s for s, calm in self._units if calm], default=float("inf"))
+        its: dict[str, list[Timing]] = {}
+        for unit_s, key, timings in self._networks:
+            slowed = unit_s > SLOWED * best_s
+            its.setdefault(key, []).extend(as_slowed(timings) if slowed else timings)
+        return its
 
     @property
     def reference_s(self) -> list[float]:
@@ -104,7 +118,7 @@ class Session:
     def calm(self) -> Calm:
         """What waits for the core to be calm."""
         patience_s = PATIENCE_S if self.patience_s is None else self.patience_s
-        return Calm(Reference().timings, patience_s)
+        return Calm(Reference().timings, patience_s, self.goal_s)
 
     def time(self, points: Sequence[Point], repeats: int, what: str) -> None:
         """Time every point at least ``repeats`` times, in turns that look like the network."""
@@ -150,9 +164,9 @@ class Session:
         """Go through ``points`` ``repeats`` times, then run ``networks``."""
         self._take(points, lambda: self._timed_turn(points, repeats, networks))
 
-    def add_turn(self, of_networks: Callable[[], Turn]) -> None:
-        """Take a turn of whole networks that ``of_networks`` times, in another process say."""
-        self._take([], of_networks)
+    def add_turn(self, of_networks: Callable[[float | None], Turn]) -> None:
+        """Take a turn of whole networks that ``of_networks(goal_s)`` times, in another process."""
+        self._take([], lambda: of_networks(self.goal_s))
 
     def _take(self, points: Sequence[Point], time_turn: Callable[[], Turn]) -> None:
         turn = self.checkpoint.replayed(points)
@@ -160,10 +174,11 @@ class Session:
             turn = time_turn()
             self.checkpoint.record(points, turn)
         self._units.append((turn.reference_s, turn.calm))
+        if turn.calm:
+            self.goal_s = min(self.goal_s or turn.reference_s, turn.reference_s)
         for point, timings in zip(points, turn.points, strict=True):
             self._samples(point).extend(timings)
-        for key, timings in turn.networks.items():
-            self.networks.setdefault(key, []).extend(timings)
+        self._networks += [(turn.reference_s, key, its) for key, its in turn.networks.items()]
 
     def _timed_turn(
         self, points: Sequence[Point], repeats: int, networks: Sequence[WholeNetwork]

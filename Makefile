@@ -62,7 +62,7 @@ sanitize: $(STAMP)
 	$(CMAKE) --build build/sanitize --target amc_corpus
 	build/sanitize/amc_corpus $(CASES)
 	AMC_KERNELS=build/sanitize/libamc_kernels.so LD_PRELOAD="$(SANITIZERS)" \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -p no:cacheprovider $(SANITIZED)
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -n 2 -p no:cacheprovider $(SANITIZED)
 
 # The corpus on processors that may not be at hand; what has no emulator here is said to be skipped.
 emulate:

@@ -30,6 +30,15 @@ class Cost:
         """Return the cost as a dict of JSON numbers."""
         return asdict(self)
 
+    def as_report(self) -> dict[str, float]:
+        """Return the cost as reports name it, beside what is measured."""
+        return {
+            "macs": self.macs,
+            "params": self.params,
+            "weight_bytes": self.weight_bytes,
+            "predicted_latency_s": self.latency_s,
+        }
+
 
 # A configuration's budget keys, and the field of ``Cost`` that each bounds.
 BUDGET_KEYS = {
@@ -57,6 +66,19 @@ def cost_of(model: CostModel, widths: Sequence[int]) -> Cost:
         params=int(arrays["params"][0]),
         weight_bytes=int(arrays["weight_bytes"][0]),
     )
+
+
+def width_costs(
+    model: CostModel, sites: Sequence[Site], position: int, widths: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """Return each field of ``Cost`` at every legal width of one site, the others at ``widths``.
+
+    Arrays are as long as ``sites[position].widths``, in their order.
+    """
+    legal = sites[position].widths
+    candidates = np.repeat(np.asarray([widths], dtype=np.int64), len(legal), axis=0)
+    candidates[:, position] = legal
+    return model.costs(candidates)
 
 
 LATENCY_FLOOR = (
@@ -104,12 +126,10 @@ def cheapest_widths(model: CostModel, sites: Sequence[Site], field: str) -> NDAr
     while improved:
         improved = False
         for position, site in enumerate(sites):
-            candidates = np.repeat(widths[None], len(site.widths), axis=0)
-            candidates[:, position] = site.widths
-            costs = model.costs(candidates)[field]
+            costs = width_costs(model, sites, position, widths.tolist())[field]
             index = int(np.argmin(costs))
             if costs[index] < best * (1 - 1e-9):
-                widths, best, improved = candidates[index], float(costs[index]), True
+                widths[position], best, improved = site.widths[index], float(costs[index]), True
     return widths
 
 

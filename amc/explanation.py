@@ -6,10 +6,8 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from amc.config import SearchConfig
-from amc.cost import BUDGET_KEYS, Cost, cheapest_widths, cost_of
+from amc.cost import BUDGET_KEYS, Cost, cheapest_widths, cost_of, width_costs
 from amc.coupling import ChannelGroup, Role
 from amc.network_cost import NetworkCostModel
 from amc.reconstruction.curves import ErrorCurves
@@ -63,7 +61,7 @@ def explanation(
         "threads": config.latency.threads,
         "calibration_images": len(calibration),
         "budget": _budget(config, space.sites, model, dense),
-        "dense": _cost(dense),
+        "dense": dense.as_report(),
         "sites": sites,
         "excluded": dict(space.excluded),
         "notes": [*solver.notes, *_without_curve(space.sites, curves)],
@@ -91,24 +89,13 @@ def _budget(
     }
 
 
-def _cost(cost: Cost) -> dict[str, float]:
-    return {
-        "macs": cost.macs,
-        "params": cost.params,
-        "weight_bytes": cost.weight_bytes,
-        "predicted_latency_s": cost.latency_s,
-    }
-
-
 def _sites(
     space: SearchSpace, model: NetworkCostModel, curves: ErrorCurves
 ) -> list[dict[str, Any]]:
-    dense = np.array([site.channels for site in space.sites])
+    dense = [site.channels for site in space.sites]
     found = []
     for position, (site, group) in enumerate(zip(space.sites, space.groups, strict=True)):
-        candidates = np.repeat(dense[None], len(site.widths), axis=0)
-        candidates[:, position] = site.widths
-        costs = model.costs(candidates)  # the last width is the dense one
+        costs = width_costs(model, space.sites, position, dense)  # the last width is the dense one
         saved = {name: values[-1] - values for name, values in costs.items()}
         known = site.name in curves.sites
         found.append(

@@ -36,12 +36,7 @@ def inspection(
             for site in space.sites
         ],
         "excluded": dict(space.excluded),
-        "dense": {
-            "macs": dense.macs,
-            "params": dense.params,
-            "weight_bytes": dense.weight_bytes,
-            "predicted_latency_s": dense.latency_s,
-        },
+        "dense": dense.as_report(),
         "layer_latency_s": model.layer_latencies(widths),
         "smallest": {
             key: smallest_cost(model, space.sites, field) / getattr(dense, field)

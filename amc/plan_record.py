@@ -33,10 +33,7 @@ class Dense:
         return {
             "search_accuracy": self.search_score,
             "test_accuracy": self.test_score,
-            "macs": self.cost.macs,
-            "params": self.cost.params,
-            "weight_bytes": self.cost.weight_bytes,
-            "predicted_latency_s": self.cost.latency_s,
+            **self.cost.as_report(),
             "measured_latency_s": None if own is None else own.measured_latency_s,
         }
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amc.cost import Budget, Cost, CostModel, cost_of
+from amc.cost import Budget, Cost, CostModel, cost_of, width_costs
 from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Evaluation, Evaluator, Request, best_of
 from amc.plan import Plan
@@ -82,6 +82,15 @@ class SearchTask:
     def fits(self, widths: Sequence[int]) -> bool:
         """Return whether one candidate is within the budget."""
         return self.budget.met_by(self.cost(widths))
+
+    def width_costs(
+        self, position: int, widths: Sequence[int] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return every cost at each legal width of one site, the others at ``widths`` or dense.
+
+        By field of ``Cost``; ``latency_s`` stands beside the ``error_curves`` of the same site.
+        """
+        return width_costs(self.cost_model, self.sites, position, widths or self.dense_widths)
 
     def cost(self, widths: Sequence[int]) -> Cost:
         """Return all costs of one candidate."""

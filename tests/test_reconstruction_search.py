@@ -170,6 +170,13 @@ def test_error_curves_stand_on_the_task(sessions: dict[str, Session]) -> None:
     task = session.unevaluated_task("uniform")
     curves = task.error_curves
     assert curves is task.error_curves
+    for position, site in enumerate(task.sites):
+        costs = task.width_costs(position)["latency_s"]
+        assert costs.shape == (len(site.widths),)
+        widths = list(task.dense_widths)
+        assert costs[-1] == pytest.approx(task.cost(widths).latency_s, rel=1e-12)
+        widths[position] = site.widths[0]
+        assert costs[0] == pytest.approx(task.cost(widths).latency_s, rel=1e-12)
     assert list(curves.sites) == [site.name for site in session.space.sites]
     values = json.loads(json.dumps(curves.as_json()))
     again = pickle.loads(pickle.dumps(curves))  # noqa: S301

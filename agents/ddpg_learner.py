@@ -14,6 +14,7 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from agents.ddpg_update import Update
 from envs.vector import PruningVecEnv
 from envs.walk import Walk
 
@@ -106,6 +107,8 @@ class AMCDDPG(DDPG):
         self._asked: set[tuple[int, ...]] = set()
         self._drawn: NDArray[np.float32] = np.zeros((0, 0, 1), dtype=np.float32)
         super().__init__("MlpPolicy", env, **kwargs)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        self._update = Update(self.policy, self.gamma, self.tau)
 
     def _update_learning_rate(
         self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
@@ -114,6 +117,18 @@ class AMCDDPG(DDPG):
         for optimizer, rate in zip(optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Take so many gradient steps, each on transitions drawn from the replay buffer."""
+        assert self.replay_buffer is not None
+        # Adam's moments of units that are never active fade into denormal numbers, which are slow.
+        torch.set_flush_denormal(True)
+        try:
+            for _ in range(gradient_steps):
+                self._update.step(self.replay_buffer.sample(batch_size))
+        finally:
+            torch.set_flush_denormal(False)
+        self._n_updates += gradient_steps
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1

@@ -21,7 +21,7 @@ from amc.task import LoadedTask
 
 PLANS = {False: 6, True: 16}  # without and with sparse layers
 SEED = (20181, 3494)  # two numbers, so that no one-number seed draws the same plans
-PROCESSES = {False: 2, True: 4}
+PROCESSES = {False: 2, True: 6}
 TURNS = {False: 5, True: 3}  # of all networks in one process, session.RUNS timings each
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from amc.errors import InputError
 from amc.search_task import SearchTask
 from amc.sites import Site
 from envs.state import Convention
+
+REMEMBERED = 4096  # beginnings of walks
 
 
 class Course:
@@ -58,12 +61,42 @@ class Course:
         self.high = np.asarray([s.widths[-1] / s.channels for s in self.sites])
         self.static = convention.static(self.sites)
         self.rest = self._rest()
+        # An episode is drawn before it is walked, and walks begin alike: asked for again and again.
+        self.fitting = lru_cache(REMEMBERED)(self._fitting)
+        self.saved = lru_cache(REMEMBERED)(self._saved)
 
     def _rest(self) -> NDArray[np.float64]:
         """Return ``[L]``: what the sites after each one can save, as a fraction of dense."""
         after = np.triu(np.ones((len(self.sites),) * 2, dtype=bool), k=1)
         costs = self.costs(np.where(after, self.floor, self.dense))
         return np.clip((self.dense_cost - costs) / self.dense_cost, 0.0, 1.0)
+
+    def _fitting(self, decided: tuple[int, ...]) -> NDArray[np.int64]:
+        """Return the widths of the next site on the envelope that fit, ascending.
+
+        The envelope leaves out every width that is no cheaper than a wider one, so that costs rise
+        with width and "fits" is a prefix. The cheapest width is always on it. Without a wall, all
+        widths are returned.
+        """
+        t = len(decided)
+        widths = np.asarray(self.sites[t].widths, dtype=np.int64)
+        if not self.wall:
+            return widths
+        candidates = np.repeat(self.floor[None], len(widths), axis=0)
+        candidates[:, :t] = decided
+        candidates[:, t] = widths
+        costs = self.costs(candidates)
+        wider = np.minimum.accumulate(costs[::-1])[::-1]
+        fits = self.within(costs)
+        fits[:-1] &= costs[:-1] < wider[1:]
+        return widths[fits]
+
+    def _saved(self, decided: tuple[int, ...]) -> float:
+        """Return the fraction of the dense cost saved by the decisions so far, the rest dense."""
+        widths = self.dense.copy()
+        widths[: len(decided)] = decided
+        cost = float(self.costs(widths[None])[0])
+        return (self.dense_cost - cost) / self.dense_cost
 
     def requested(self, t: int, action: float) -> float:
         """Return the channels, not rounded, that ``action`` in [0, 1] asks for at site ``t``."""
@@ -97,7 +130,8 @@ class Course:
 class Walk:
     """One walk: a width a site, in order, that ends within the budget whatever the actions.
 
-    ``script`` is a complete plan to follow instead of the actions (a demonstration).
+    ``script`` is a complete plan to follow instead of the actions (a demonstration). ``widths`` are
+    those executed so far, one a decided site.
 
     Why the finished plan fits, where there is a wall: before every step, the widths decided so far
     and the floor at all other sites fit together. That holds at first, because the floor fits. A
@@ -111,9 +145,8 @@ class Walk:
             course.check_script(script)
         self._course = course
         self._script = script
-        self._widths = course.floor.copy()
         self._reduced = 0.0
-        self.position = 0
+        self.widths: tuple[int, ...] = ()
 
     def restarted(self) -> Walk:
         """Return this walk at its start, with the same script."""
@@ -125,14 +158,14 @@ class Walk:
         return self._script is not None
 
     @property
+    def position(self) -> int:
+        """How many sites are decided."""
+        return len(self.widths)
+
+    @property
     def done(self) -> bool:
         """Whether every site is decided."""
         return self.position == len(self._course.sites)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The widths executed so far, one a decided site."""
-        return tuple(int(w) for w in self._widths[: self.position])
 
     def observation(self) -> NDArray[np.float32]:
         """Return the state, ``[11]`` or ``[10]`` in [0, 1], in the convention's order.
@@ -141,14 +174,14 @@ class Walk:
         """
         t = min(self.position, len(self._course.sites) - 1)
         last = self.position - 1
-        previous = self._widths[last] / self._course.dense[last] if self.position else 1.0
+        previous = self.widths[last] / self._course.dense[last] if self.widths else 1.0
         rest = 0.0 if self.done else self._course.rest[t]
         tail = np.clip([self._reduced, rest, previous], 0.0, 1.0)
         return np.concatenate([self._course.static[t], tail]).astype(np.float32)
 
     def wall(self) -> int:
         """Return the largest legal width of the site at hand that still fits."""
-        return int(self._fitting()[-1])
+        return int(self._course.fitting(self.widths)[-1])
 
     def step(self, action: float) -> float:
         """Execute ``action`` in [0, 1] at the site at hand; return the executed action.
@@ -160,35 +193,9 @@ class Walk:
         if self._script is not None:
             width = int(self._script[t])
         else:
-            widths = self._fitting()
+            widths = self._course.fitting(self.widths)
             wish = min(self._course.requested(t, action), float(widths[-1]))
             width = int(widths[np.argmin(np.abs(widths - wish))])
-        self._widths[t] = width
-        self.position += 1
-        self._reduced = self._saved()
+        self.widths = (*self.widths, width)
+        self._reduced = self._course.saved(self.widths)
         return self._course.action(t, width)
-
-    def _fitting(self) -> NDArray[np.int64]:
-        """Return the widths on the envelope that fit, ascending; without a wall, all of them.
-
-        The envelope leaves out every width that is no cheaper than a wider one, so that costs rise
-        with width and "fits" is a prefix. The cheapest width is always on it.
-        """
-        t = self.position
-        widths = np.asarray(self._course.sites[t].widths, dtype=np.int64)
-        if not self._course.wall:
-            return widths
-        candidates = np.repeat(self._widths[None], len(widths), axis=0)
-        candidates[:, t] = widths
-        costs = self._course.costs(candidates)
-        wider = np.minimum.accumulate(costs[::-1])[::-1]
-        fits = self._course.within(costs)
-        fits[:-1] &= costs[:-1] < wider[1:]
-        return widths[fits]
-
-    def _saved(self) -> float:
-        """Return the fraction of the dense cost saved by the decisions so far, the rest dense."""
-        widths = self._course.dense.copy()
-        widths[: self.position] = self._widths[: self.position]
-        cost = float(self._course.costs(widths[None])[0])
-        return (self._course.dense_cost - cost) / self._course.dense_cost

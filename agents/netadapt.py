@@ -210,7 +210,7 @@ class NetAdaptAgent(Agent):
                 proposals.setdefault(proposal, site.name)
         evaluations = task.evaluate(
             [
-                Request(task.plan(p, parent), parent=parent, finetune=self.short_term_steps)
+                Request(task.plan(p, parent), parent, self.short_term_steps, seed=task.seed)
                 for p in proposals
             ]
         )

@@ -16,13 +16,15 @@ class Request:
 
     ``parent`` is the digest of an earlier request whose resulting weights this one starts from
     (``None``: the trained network's own); ``finetune`` is a number of training steps before the
-    score; ``measure`` asks for its latency to be timed on the device, alone, workers drained.
+    score, on batches drawn by ``seed``; ``measure`` asks for its latency to be timed on the device,
+    alone, workers drained.
     """
 
     plan: Plan
     parent: str | None = None
     finetune: int | None = None
     measure: bool = False
+    seed: int = 0
 
     def digest(self, context: str) -> str:
         """Return the key of cache and journal.
@@ -37,6 +39,7 @@ class Request:
                 "finetune": self.finetune,
                 "measure": self.measure,
                 "context": context,
+                **({"seed": self.seed} if self.seed else {}),
             }
         )
 

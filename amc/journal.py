@@ -128,6 +128,7 @@ def _to_json(evaluation: Evaluation) -> dict[str, Any]:
         "parent": request.parent,
         "finetune": request.finetune,
         "measure": request.measure,
+        **({"seed": request.seed} if request.seed else {}),
         "score": evaluation.score,
         "cost": evaluation.cost.as_json(),
         "reward": evaluation.reward,
@@ -144,7 +145,11 @@ def _from_json(value: Mapping[str, Any]) -> Evaluation:
     return Evaluation(
         key=value["key"],
         request=Request(
-            Plan.from_json(value["plan"]), value["parent"], value["finetune"], value["measure"]
+            Plan.from_json(value["plan"]),
+            value["parent"],
+            value["finetune"],
+            value["measure"],
+            value.get("seed", 0),
         ),
         score=value["score"],
         cost=Cost(**value["cost"]),

@@ -55,6 +55,13 @@ def test_replay_answers_without_evaluating(tmp_path: Path) -> None:
     assert len(read_journal(tmp_path / "journal.jsonl")[1]) == 3
 
 
+def test_a_request_comes_back_whole(tmp_path: Path) -> None:
+    asked = Request(request(1).plan, "parent", finetune=3, seed=2)
+    JournaledEvaluator(Counting(), journal(tmp_path)).evaluate([asked])
+    ((_, (record,)),) = [read_journal(tmp_path / "journal.jsonl")]
+    assert record.request == asked
+
+
 def test_another_request_than_on_record_is_refused(tmp_path: Path) -> None:
     JournaledEvaluator(Counting(), journal(tmp_path)).evaluate([request(1)])
     with pytest.raises(InputError, match="record 0 answers another request"):
@@ -116,6 +123,7 @@ def test_a_request_is_more_than_its_plan() -> None:
         Request(plan).digest("d"),
         Request(plan, parent="x").digest("c"),
         Request(plan, finetune=3).digest("c"),
+        Request(plan, finetune=3, seed=1).digest("c"),
         Request(plan, measure=True).digest("c"),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_targets_fall_by_the_published_decay_to_the_budget() -> None:
 
 
 def test_proposals_start_from_the_last_winner_in_one_batch_an_iteration() -> None:
-    task = toy_task(sites=6, key="macs", evaluations=60)
+    task = replace(toy_task(sites=6, key="macs", evaluations=60), seed=5)
     agent = NetAdaptAgent(short_term_steps=7)
     agent.search(task)
     assert len(batches(task)) == len(agent.family) >= 6
@@ -78,6 +79,7 @@ def test_proposals_start_from_the_last_winner_in_one_batch_an_iteration() -> Non
         batch = task.history[position : position + size]
         assert all(e.request.parent == parent for e in batch)
         assert all(e.request.finetune == 7 for e in batch)
+        assert all(e.request.seed == task.seed == 5 for e in batch)
         assert len({e.request.plan.digest for e in batch}) == size
         assert winner.evaluation in batch
         assert all(new <= old for new, old in zip(winner.widths, widths, strict=True))

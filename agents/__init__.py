@@ -8,4 +8,5 @@ AGENTS: dict[str, str] = {
     "netadapt": "agents.netadapt:NetAdaptAgent",
     "uniform": "agents.uniform:UniformAgent",
     "random_search": "agents.random_search:RandomSearchAgent",
+    "analytic": "agents.analytic:AnalyticAgent",
 }

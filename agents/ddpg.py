@@ -10,9 +10,10 @@ layer on (s, a) together, which is what stable-baselines3's critic computes.
 of the default, ``adapted``, each an option or forced by the batch:
 
 - The *executed* action is stored, the published code stores the one before clipping and rounding
-  (``store_executed``). Of the uniform plan it is always the executed one.
-- The first episode follows the uniform plan and its transitions go into the replay buffer, so that
-  the best of a search is never below ``uniform`` (``demonstrate_uniform``).
+  (``store_executed``). Of demonstrations it is always the executed one.
+- The first episode follows the uniform plan, the second that of the ``analytic`` agent where the
+  task has error curves, and their transitions go into the replay buffer, so that the best of a
+  search is never below either (``demonstrate_uniform``, ``demonstrate_analytic``).
 - ``task.walks`` episodes run side by side with one actor; each has the noise that it would have had
   one after the other, and the gradient steps of all of them follow together.
 - An episode that would end at a plan asked for before is drawn again, at most ``redraws`` times.
@@ -33,6 +34,7 @@ from typing import Any, Final
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.analytic import analytic_widths
 from agents.base import Agent, require_choice, require_flag, require_number
 from agents.ddpg_learner import AMCDDPG, EpisodeReplayBuffer, Schedule
 from agents.uniform import uniform_widths
@@ -49,6 +51,7 @@ PROTOCOLS: Final[dict[str, dict[str, Any]]] = {
         "sigma_decay": None,
         "store_executed": True,
         "demonstrate_uniform": True,
+        "demonstrate_analytic": True,
         "redraws": 4,
         "state": "paper",
         "action": "output",
@@ -59,6 +62,7 @@ PROTOCOLS: Final[dict[str, dict[str, Any]]] = {
         "sigma_decay": 0.95,
         "store_executed": False,
         "demonstrate_uniform": False,
+        "demonstrate_analytic": False,
         "redraws": 0,
         "state": "released",
         "action": "input",
@@ -105,6 +109,7 @@ class DDPGAgent(Agent):
         baseline_rate: float = 0.5,
         store_executed: bool | None = None,
         demonstrate_uniform: bool | None = None,
+        demonstrate_analytic: bool | None = None,
         redraws: int | None = None,
         state: str | None = None,
         action: str | None = None,
@@ -121,6 +126,7 @@ class DDPGAgent(Agent):
         sigma_decay = own("sigma_decay", sigma_decay)
         store_executed = own("store_executed", store_executed)
         demonstrate_uniform = own("demonstrate_uniform", demonstrate_uniform)
+        demonstrate_analytic = own("demonstrate_analytic", demonstrate_analytic)
         redraws, lower_bound = own("redraws", redraws), own("lower_bound", lower_bound)
         state, action = own("state", state), own("action", action)
         whole = {
@@ -150,6 +156,7 @@ class DDPGAgent(Agent):
                 require_number(f"agents.ddpg.{option}", fraction, lowest, 1.0)
         require_flag("agents.ddpg.store_executed", store_executed)
         require_flag("agents.ddpg.demonstrate_uniform", demonstrate_uniform)
+        require_flag("agents.ddpg.demonstrate_analytic", demonstrate_analytic)
         require_choice("agents.ddpg.state", state, tuple(STATES))
         require_choice("agents.ddpg.action", action, ACTIONS)
         self.protocol = protocol
@@ -160,6 +167,7 @@ class DDPGAgent(Agent):
         self.sigma0, self.sigma_decay, self.sigma_final = sigma0, sigma_decay, sigma_final
         self.baseline_rate, self.redraws = baseline_rate, redraws
         self.store_executed, self.demonstrate_uniform = store_executed, demonstrate_uniform
+        self.demonstrate_analytic = demonstrate_analytic
 
     def schedule(self, horizon: int) -> Schedule:
         """Return the exploration of a search laid out for ``horizon`` episodes.
@@ -192,6 +200,8 @@ class DDPGAgent(Agent):
             env = PruningVecEnv(task, self.convention)
             if self.demonstrate_uniform:
                 env.demonstrate([uniform_widths(task)])
+            if self.demonstrate_analytic and task.has_error_curves:
+                env.demonstrate([analytic_widths(task)])
             model = self.model(task, env)
             model.learn(2**60, callback=_StopWhenSpent(task), log_interval=None)  # type: ignore[arg-type]
 

@@ -66,6 +66,11 @@ class SearchTask:
         return tuple(site.widths[0] for site in self.sites)
 
     @property
+    def has_error_curves(self) -> bool:
+        """Whether there is a network that ``error_curves`` can be taken from."""
+        return self.curve_maker is not None
+
+    @property
     def error_curves(self) -> ErrorCurves:
         """What each site loses at each width, without evaluations; the first look takes seconds.
 

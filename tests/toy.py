@@ -16,6 +16,7 @@ from amc.cost import Budget, cost_of, make_budget
 from amc.evaluation import Evaluation, Request
 from amc.objective import Objective, ResourceConstrained
 from amc.plan import Choice, Plan
+from amc.reconstruction.curves import ErrorCurve, ErrorCurves
 from amc.search_task import SearchTask
 from amc.sites import LayerShape, Site
 from envs.pruning import PruningEnv
@@ -117,10 +118,23 @@ class ToyEvaluator:
 def toy_scores(sites: Sequence[Site], widths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the score ``[B]`` of candidates ``[B, L]``."""
     keep = widths / np.asarray([site.channels for site in sites])
-    sensitivity = 0.02 + 0.25 * np.abs(np.sin(1.7 * np.arange(len(sites)) + 0.5)) ** 3
-    lost = sensitivity * (1 - keep) ** 2
+    lost = sensitivities(sites) * (1 - keep) ** 2
     narrow = 0.02 * ((keep[:, 1:] - keep[:, :-1]) ** 2).sum(axis=1)
     return np.asarray(1.0 - lost.sum(axis=1) - narrow)
+
+
+def sensitivities(sites: Sequence[Site]) -> NDArray[np.float64]:
+    """Return how much each site's narrowing costs ``[L]``."""
+    return np.asarray(0.02 + 0.25 * np.abs(np.sin(1.7 * np.arange(len(sites)) + 0.5)) ** 3)
+
+
+def toy_curves(sites: Sequence[Site]) -> ErrorCurves:
+    """Return error curves that know of the scores all but the coupling of neighbours."""
+    curves = {}
+    for site, sensitivity in zip(sites, sensitivities(sites), strict=True):
+        keep = np.arange(site.channels + 1) / site.channels
+        curves[site.name] = ErrorCurve.of({"reader": sensitivity * (1 - keep) ** 2}, {"reader": 1})
+    return ErrorCurves(curves)
 
 
 def toy_task(
@@ -135,8 +149,9 @@ def toy_task(
     step: int = 4,
     slow_narrow: bool = False,
     objective: Objective | None = None,
+    curves: bool = False,
 ) -> SearchTask:
-    """Return a search over a toy chain."""
+    """Return a search over a toy chain, with or without error curves."""
     chain = make_sites(sites, step)
     costs = ToyCosts(chain, slow_narrow)
     budget = make_budget(key, fraction, costs, chain)
@@ -166,6 +181,7 @@ def toy_task(
         horizon=evaluations if horizon is None else horizon,
         walks=walks,
         wall=evaluator.objective.needs_wall(budget),
+        curve_maker=(lambda: toy_curves(chain)) if curves else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,12 +16,16 @@ from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Request
 from amc.registry import lookup
 from amc.search_task import SearchTask, seed_everything
-from tests.toy import TIGHT, ToyEvaluator, toy_optimum, toy_task
+from tests.toy import TIGHT, ToyEvaluator, toy_optimum
+from tests.toy import toy_task as toy_task_with_or_without
 
 # How far from the known optimum an agent may end, as a fraction of the uniform plan's distance;
 # a newcomer without an entry must not be worse than uniform.
-GAP = {"ddpg": 0.3, "netadapt": 0.1, "uniform": 1.0, "random_search": 0.7}
+GAP = {"ddpg": 0.3, "netadapt": 0.1, "uniform": 1.0, "random_search": 0.7, "analytic": 0.2}
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
+
+
+toy_task = partial(toy_task_with_or_without, curves=True)
 
 
 def make(name: str, **options: Any) -> Agent:

@@ -1,0 +1,85 @@
+"""The analytic plan: what loses nothing goes first, and every budget is met without evaluations."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from agents.analytic import AnalyticAgent, analytic_widths
+from agents.ddpg import DDPGAgent
+from agents.uniform import uniform_widths
+from amc.errors import BudgetSpent, InputError
+from amc.reconstruction.curves import ErrorCurve, ErrorCurves
+from amc.search_task import SearchTask, seed_everything
+from tests.toy import TIGHT, toy_curves, toy_scores, toy_task
+
+
+def widths_asked(task: SearchTask) -> list[tuple[int, ...]]:
+    return [tuple(len(c.kept) for c in e.request.plan.choices.values()) for e in task.history]
+
+
+def test_the_site_that_loses_nothing_is_narrowed_first() -> None:
+    task = toy_task(sites=4, key="macs", fraction=0.9)
+    curves = dict(toy_curves(task.sites).sites)
+    site = task.sites[2]
+    free = np.zeros(site.channels + 1)
+    curves[site.name] = ErrorCurve.of({"reader": free}, {"reader": 1.0})
+    widths = analytic_widths(replace(task, curve_maker=lambda: ErrorCurves(curves)))
+    assert widths[2] < site.channels
+    assert widths[:2] + widths[3:] == task.dense_widths[:2] + task.dense_widths[3:]
+
+
+def test_a_site_that_several_layers_read_loses_in_each_of_them() -> None:
+    task = toy_task(sites=2, key="macs", fraction=0.7)
+    for often in (0, 1):
+        curves = {}
+        for t, site in enumerate(task.sites):
+            error = 0.2 * (1 - np.arange(site.channels + 1) / site.channels)
+            readers = {f"reader{n}": error for n in range(9 if t == often else 1)}
+            curves[site.name] = ErrorCurve.of(readers, dict.fromkeys(readers, 1.0))
+        widths = analytic_widths(replace(task, curve_maker=partial(ErrorCurves, curves)))
+        assert widths[often] == task.sites[often].channels
+        assert widths[1 - often] < task.sites[1 - often].channels
+
+
+@pytest.mark.parametrize("key", ["macs", "predicted_latency", "weight_bytes"])
+def test_it_fits_fills_the_budget_and_beats_uniform(key: str) -> None:
+    for fraction in (0.3, 0.5, 0.8):
+        task = toy_task(sites=8, key=key, fraction=fraction, curves=True)
+        widths = analytic_widths(task)
+        assert task.fits(widths)
+        for t, site in enumerate(task.sites):
+            wider = [w for w in site.widths if w > widths[t]]
+            assert not any(task.fits([*widths[:t], w, *widths[t + 1 :]]) for w in wider[:8])
+        own, uniform = toy_scores(task.sites, np.array([widths, uniform_widths(task)]))
+        assert own > uniform
+
+
+def test_a_budget_below_the_smallest_widths_ends_at_the_cheapest_plan() -> None:
+    task = toy_task(sites=6, key="predicted_latency", fraction=TIGHT, slow_narrow=True, curves=True)
+    assert task.fits(analytic_widths(task))
+
+
+def test_sites_without_a_curve_count_by_their_channels() -> None:
+    task = toy_task(sites=5, key="macs", fraction=0.5)
+    assert task.fits(analytic_widths(replace(task, curve_maker=lambda: ErrorCurves({}))))
+
+
+def test_without_a_network_it_says_why_not() -> None:
+    with pytest.raises(InputError, match="no network"):
+        AnalyticAgent().check(toy_task())
+
+
+@pytest.mark.parametrize("demonstrated", [True, False])
+def test_ddpg_follows_it_in_its_second_episode(demonstrated: bool) -> None:
+    task = toy_task(evaluations=8, walks=2, curves=True)
+    seed_everything(0)
+    with contextlib.suppress(BudgetSpent):
+        DDPGAgent(demonstrate_analytic=demonstrated).search(task)
+    asked = widths_asked(task)
+    assert asked[0] == uniform_widths(task)
+    assert (asked[1] == analytic_widths(task)) == demonstrated

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -82,6 +83,30 @@ class _StopWhenSpent(BaseCallback):
         return self.task.remaining > 0
 
 
+# The least value of each option that is a whole number, and of each that is a number up to 1.
+WHOLE: Final = {
+    "hidden": 1,
+    "batch_size": 1,
+    "buffer_episodes": 1,
+    "warmup_episodes": 0,
+    "redraws": 0,
+}
+UP_TO_ONE: Final = {
+    "actor_lr": 0.0,
+    "critic_lr": 0.0,
+    "gamma": 0.0,
+    "tau": 0.0,
+    "baseline_rate": 0.0,
+    "sigma0": 1e-3,
+    "sigma_decay": 1e-3,
+    "sigma_final": 1e-6,
+    "lower_bound": 0.0,
+    "upper_bound": 1e-6,
+}
+FLAGS: Final = ("store_executed", "demonstrate_uniform", "demonstrate_analytic")
+
+
+@dataclass(kw_only=True)
 class DDPGAgent(Agent):
     """AMC's DDPG behind ``search(task)``; the published constants are the defaults.
 
@@ -91,83 +116,46 @@ class DDPGAgent(Agent):
     ``lower_bound`` and ``upper_bound`` are those of ``envs.state.Convention``.
     """
 
-    def __init__(  # noqa: PLR0913 (each is a published constant)
-        self,
-        *,
-        protocol: str = "adapted",
-        hidden: int = 300,
-        actor_lr: float = 1e-4,
-        critic_lr: float = 1e-3,
-        gamma: float = 1.0,
-        tau: float = 0.01,
-        batch_size: int = 64,
-        buffer_episodes: int = 100,
-        warmup_episodes: int | None = None,
-        sigma0: float = 0.5,
-        sigma_decay: float | None = None,
-        sigma_final: float = 0.05,
-        baseline_rate: float = 0.5,
-        store_executed: bool | None = None,
-        demonstrate_uniform: bool | None = None,
-        demonstrate_analytic: bool | None = None,
-        redraws: int | None = None,
-        state: str | None = None,
-        action: str | None = None,
-        lower_bound: float | None = None,
-        upper_bound: float = 1.0,
-    ) -> None:
-        require_choice("agents.ddpg.protocol", protocol, tuple(PROTOCOLS))
-        preset = PROTOCOLS[protocol]
+    protocol: str = "adapted"
+    hidden: int = 300
+    actor_lr: float = 1e-4
+    critic_lr: float = 1e-3
+    gamma: float = 1.0
+    tau: float = 0.01
+    batch_size: int = 64
+    buffer_episodes: int = 100
+    warmup_episodes: int | None = None
+    sigma0: float = 0.5
+    sigma_decay: float | None = None
+    sigma_final: float = 0.05
+    baseline_rate: float = 0.5
+    store_executed: bool | None = None
+    demonstrate_uniform: bool | None = None
+    demonstrate_analytic: bool | None = None
+    redraws: int | None = None
+    state: str | None = None
+    action: str | None = None
+    lower_bound: float | None = None
+    upper_bound: float = 1.0
 
-        def own(option: str, value: Any) -> Any:
-            return preset[option] if value is None else value
-
-        warmup_episodes = own("warmup_episodes", warmup_episodes)
-        sigma_decay = own("sigma_decay", sigma_decay)
-        store_executed = own("store_executed", store_executed)
-        demonstrate_uniform = own("demonstrate_uniform", demonstrate_uniform)
-        demonstrate_analytic = own("demonstrate_analytic", demonstrate_analytic)
-        redraws, lower_bound = own("redraws", redraws), own("lower_bound", lower_bound)
-        state, action = own("state", state), own("action", action)
-        whole = {
-            "hidden": (hidden, 1),
-            "batch_size": (batch_size, 1),
-            "buffer_episodes": (buffer_episodes, 1),
-            "warmup_episodes": (warmup_episodes, 0),
-            "redraws": (redraws, 0),
-        }
-        for option, (number, least) in whole.items():
-            if number is not None:
-                require_number(f"agents.ddpg.{option}", number, least, 1e6, whole=True)
-        fractions = {
-            "actor_lr": (actor_lr, 0.0),
-            "critic_lr": (critic_lr, 0.0),
-            "gamma": (gamma, 0.0),
-            "tau": (tau, 0.0),
-            "baseline_rate": (baseline_rate, 0.0),
-            "sigma0": (sigma0, 1e-3),
-            "sigma_decay": (sigma_decay, 1e-3),
-            "sigma_final": (sigma_final, 1e-6),
-            "lower_bound": (lower_bound, 0.0),
-            "upper_bound": (upper_bound, 1e-6),
-        }
-        for option, (fraction, lowest) in fractions.items():
-            if fraction is not None:
-                require_number(f"agents.ddpg.{option}", fraction, lowest, 1.0)
-        require_flag("agents.ddpg.store_executed", store_executed)
-        require_flag("agents.ddpg.demonstrate_uniform", demonstrate_uniform)
-        require_flag("agents.ddpg.demonstrate_analytic", demonstrate_analytic)
-        require_choice("agents.ddpg.state", state, tuple(STATES))
-        require_choice("agents.ddpg.action", action, ACTIONS)
-        self.protocol = protocol
-        self.convention = Convention(state, action, lower_bound, upper_bound)
-        self.hidden, self.actor_lr, self.critic_lr = hidden, actor_lr, critic_lr
-        self.gamma, self.tau, self.batch_size = gamma, tau, batch_size
-        self.buffer_episodes, self.warmup_episodes = buffer_episodes, warmup_episodes
-        self.sigma0, self.sigma_decay, self.sigma_final = sigma0, sigma_decay, sigma_final
-        self.baseline_rate, self.redraws = baseline_rate, redraws
-        self.store_executed, self.demonstrate_uniform = store_executed, demonstrate_uniform
-        self.demonstrate_analytic = demonstrate_analytic
+    def __post_init__(self) -> None:
+        """Take the protocol's own options where none were given; refuse values out of range."""
+        require_choice("agents.ddpg.protocol", self.protocol, tuple(PROTOCOLS))
+        for option, value in PROTOCOLS[self.protocol].items():
+            if getattr(self, option) is None:
+                setattr(self, option, value)
+        for option, least in WHOLE.items():
+            if (given := getattr(self, option)) is not None:
+                require_number(f"agents.ddpg.{option}", given, least, 1e6, whole=True)
+        for option, lowest in UP_TO_ONE.items():
+            if (given := getattr(self, option)) is not None:
+                require_number(f"agents.ddpg.{option}", given, lowest, 1.0)
+        for option in FLAGS:
+            require_flag(f"agents.ddpg.{option}", getattr(self, option))
+        require_choice("agents.ddpg.state", self.state, tuple(STATES))
+        require_choice("agents.ddpg.action", self.action, ACTIONS)
+        own: Any = (self.state, self.action, self.lower_bound, self.upper_bound)
+        self.convention = Convention(*own)
 
     def schedule(self, horizon: int) -> Schedule:
         """Return the exploration of a search laid out for ``horizon`` episodes.
@@ -213,7 +201,7 @@ class DDPGAgent(Agent):
             env,
             schedule,
             (self.actor_lr, self.critic_lr),
-            self.redraws,
+            self.redraws or 0,
             buffer_size=-(-self.buffer_episodes // walks) * walks * length,
             learning_starts=schedule.warmup_episodes * length,
             batch_size=self.batch_size,

@@ -9,4 +9,5 @@ AGENTS: dict[str, str] = {
     "uniform": "agents.uniform:UniformAgent",
     "random_search": "agents.random_search:RandomSearchAgent",
     "analytic": "agents.analytic:AnalyticAgent",
+    "evolution": "agents.evolution:EvolutionAgent",
 }

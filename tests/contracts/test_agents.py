@@ -21,7 +21,14 @@ from tests.toy import toy_task as toy_task_with_or_without
 
 # How far from the known optimum an agent may end, as a fraction of the uniform plan's distance;
 # a newcomer without an entry must not be worse than uniform.
-GAP = {"ddpg": 0.3, "netadapt": 0.1, "uniform": 1.0, "random_search": 0.7, "analytic": 0.2}
+GAP = {
+    "ddpg": 0.3,
+    "netadapt": 0.1,
+    "uniform": 1.0,
+    "random_search": 0.7,
+    "analytic": 0.2,
+    "evolution": 0.05,
+}
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
 
 
@@ -72,7 +79,7 @@ def test_same_seed_same_requests_whatever_an_evaluation_draws(name: str) -> None
     assert run(name, toy_task(sites=4, evaluations=24, seed=3), disturb=True) == quiet
 
 
-@pytest.mark.parametrize("name", ["ddpg", "random_search"])
+@pytest.mark.parametrize("name", ["ddpg", "random_search", "evolution"])
 def test_another_seed_makes_other_requests(name: str) -> None:
     first = run(name, toy_task(sites=4, evaluations=12, seed=3))
     assert run(name, toy_task(sites=4, evaluations=12, seed=4)) != first

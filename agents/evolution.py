@@ -1,0 +1,87 @@
+"""``evolution``: the best plans so far, changed at a few sites, again and again."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.analytic import analytic_widths
+from agents.base import Agent, require_number
+from agents.fill import fill_budget
+from agents.uniform import uniform_widths
+from amc.evaluation import Evaluation
+from amc.search_task import SearchTask
+
+Widths = tuple[int, ...]
+
+
+class EvolutionAgent(Agent):
+    """A (mu + lambda) evolution strategy within the budget by construction (Beyer and Schwefel,
+    "Evolution strategies", Natural Computing 2002).
+
+    It starts from the uniform plan and, where the task has error curves, the one of ``analytic``.
+    Each further plan takes one of the best ``parents`` at random, multiplies the keep ratios of 1
+    to ``sites`` sites by a factor each, log-normal with deviation ``spread``, and scales all of
+    them by one number until the plan fills the budget. A plan that was evaluated before is drawn
+    anew, ``redraws`` times; then the search ends early.
+    """
+
+    def __init__(
+        self, *, parents: int = 8, sites: int = 3, spread: float = 0.25, redraws: int = 200
+    ) -> None:
+        require_number("agents.evolution.parents", parents, 1, whole=True)
+        require_number("agents.evolution.sites", sites, 1, whole=True)
+        require_number("agents.evolution.spread", spread, 1e-3, 10.0)
+        require_number("agents.evolution.redraws", redraws, 0, whole=True)
+        self.parents, self.sites, self.spread, self.redraws = parents, sites, spread, redraws
+
+    def search(self, task: SearchTask) -> None:
+        """Evaluate the first plans, then batches of ``task.walks`` children until the end."""
+        generator = np.random.default_rng(task.seed)
+        batch = [uniform_widths(task)]
+        if task.has_error_curves and (known := analytic_widths(task)) not in batch:
+            batch.append(known)
+        scored: list[tuple[float, Widths]] = []
+        seen = set(batch)
+        while batch:
+            evaluations = task.evaluate([task.plan(widths) for widths in batch])
+            scored += [(_fitness(e), w) for e, w in zip(evaluations, batch, strict=True)]
+            scored.sort(key=lambda entry: -entry[0])  # stable: of equals the earlier
+            best = [widths for _, widths in scored[: self.parents]]
+            batch = []
+            while len(batch) < task.walks:
+                child = self._child(task, generator, best, seen)
+                if child is None:
+                    break
+                seen.add(child)
+                batch.append(child)
+
+    def _child(
+        self,
+        task: SearchTask,
+        generator: np.random.Generator,
+        best: list[Widths],
+        seen: set[Widths],
+    ) -> Widths | None:
+        """Return a changed plan that is not among ``seen``, or ``None`` where every draw was."""
+        dense = np.asarray(task.dense_widths, dtype=np.float64)
+        for _ in range(self.redraws + 1):
+            parent = np.asarray(best[generator.integers(len(best))], dtype=np.float64)
+            widths = fill_budget(task, self._changed(parent / dense, generator))
+            if widths not in seen:
+                return widths
+        return None
+
+    def _changed(
+        self, shape: NDArray[np.float64], generator: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Return keep ratios ``[L]`` that differ from ``shape`` at some sites."""
+        count = int(generator.integers(1, min(self.sites, len(shape)) + 1))
+        chosen = generator.choice(len(shape), count, replace=False)
+        shape = shape.copy()
+        shape[chosen] *= np.exp(self.spread * generator.standard_normal(count))
+        return shape
+
+
+def _fitness(evaluation: Evaluation) -> float:
+    return evaluation.reward if evaluation.feasible else -np.inf

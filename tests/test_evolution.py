@@ -1,0 +1,53 @@
+"""Evolution starts from what is known, asks for nothing twice, and improves on its start."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from agents.analytic import analytic_widths
+from agents.evolution import EvolutionAgent
+from agents.uniform import uniform_widths
+from amc.errors import BudgetSpent
+from amc.search_task import SearchTask
+from tests.toy import toy_scores, toy_task
+
+
+def asked(task: SearchTask, agent: EvolutionAgent | None = None) -> list[tuple[int, ...]]:
+    with contextlib.suppress(BudgetSpent):
+        (agent or EvolutionAgent()).search(task)
+    return [tuple(len(c.kept) for c in e.request.plan.choices.values()) for e in task.history]
+
+
+@pytest.mark.parametrize("key", ["macs", "predicted_latency"])
+def test_it_improves_on_the_plans_that_it_starts_from(key: str) -> None:
+    task = toy_task(sites=8, key=key, evaluations=80, curves=True)
+    plans = asked(task)
+    assert plans[:2] == [uniform_widths(task), analytic_widths(task)]
+    assert len(plans) == len(set(plans)) == 80
+    assert all(task.fits(plan) for plan in plans)
+    scores = toy_scores(task.sites, np.array(plans))
+    assert scores.max() > scores[:2].max()
+    assert scores[-20:].mean() > scores[2:22].mean()
+
+
+def test_without_error_curves_it_starts_from_the_uniform_plan() -> None:
+    task = toy_task(evaluations=5, walks=4)
+    assert asked(task)[0] == uniform_widths(task)
+    assert len(task.history) == 5
+
+
+def test_a_child_differs_at_few_sites_before_it_is_scaled() -> None:
+    generator, shape = np.random.default_rng(0), np.full(12, 0.5)
+    agent = EvolutionAgent(sites=3, spread=0.1)
+    counts = {int((agent._changed(shape, generator) != shape).sum()) for _ in range(200)}
+    assert counts == {1, 2, 3}
+    assert (shape == 0.5).all()
+
+
+def test_it_ends_where_every_plan_was_asked_for() -> None:
+    task = toy_task(sites=1, evaluations=60, step=8, curves=True)
+    plans = asked(task, EvolutionAgent(redraws=5))
+    assert len(plans) == len(set(plans)) < 60

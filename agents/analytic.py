@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from agents.base import Agent
 from amc.cost import cheapest_widths
+from amc.errors import InputError
 from amc.search_task import SearchTask
 from amc.sites import Site
 
-LOOKAHEAD = 8  # legal widths from the present one; a table may make the nearest no cheaper
+# Legal widths from the present one: a table may make the nearest ones no cheaper.
+DISTANCES = tuple(sorted({round(2 ** (e / 2)) for e in range(2, 24)} | {1}))
 ALL_BUT = 1e-9  # of what a site's consumers compute is the most that counts as lost
 
 
@@ -21,7 +23,7 @@ def analytic_widths(task: SearchTask) -> tuple[int, ...]:
     unit of the budgeted cost that it saves, until the plan fits; then sites are widened again
     where that still fits, the largest error first. A site at relative error e loses -log(1 - e):
     that adds up where errors meet one after the other, as independent ones do. Where no step saves
-    anything more, the cheapest plan is returned.
+    anything more, it goes on from the cheapest plan. Raises ``InputError`` without a network.
     """
     losses = [_losses(task, site) for site in task.sites]
     at = np.array([len(site.widths) - 1 for site in task.sites])
@@ -31,8 +33,9 @@ def analytic_widths(task: SearchTask) -> tuple[int, ...]:
         costs = task.budget_costs(_widths(task, steps)) if len(steps) else np.zeros(0)
         saves = costs < cost * (1 - 1e-12)
         if not saves.any():
-            cheapest = cheapest_widths(task.cost_model, task.sites, task.budget.field)
-            return tuple(int(width) for width in cheapest)
+            cheapest = cheapest_widths(task.cost_model, task.sites, task.budget.field).tolist()
+            at = np.array([s.widths.index(w) for s, w in zip(task.sites, cheapest, strict=True)])
+            break
         steps, costs = steps[saves], costs[saves]
         best = int(np.argmin((_loss(losses, steps) - _loss(losses, at[None])) / (cost - costs)))
         at, cost = steps[best], float(costs[best])
@@ -44,10 +47,21 @@ def analytic_widths(task: SearchTask) -> tuple[int, ...]:
     return tuple(int(width) for width in _widths(task, at[None])[0])
 
 
-def _losses(task: SearchTask, site: Site) -> NDArray[np.float64]:
-    """Return what each legal width loses, ``[widths]``, in all layers that read the site.
+def demonstration(task: SearchTask) -> tuple[int, ...] | None:
+    """Return ``analytic_widths``; where there are no curves ``None``, saying why."""
+    if not task.has_error_curves:
+        return None
+    try:
+        return analytic_widths(task)
+    except InputError as error:
+        task.notify(f"it starts without the analytic plan: {error}")
+        return None
 
-    A site that no solved layer reads loses as if it had the share of its channels as its error.
+
+def _losses(task: SearchTask, site: Site) -> NDArray[np.float64]:
+    """Return what each legal width loses, ``[widths]``, in all layers with a curve that read it.
+
+    A site that no such layer reads loses as if the share of its channels were its error.
     """
     curves = task.error_curves.sites
     widths = np.asarray(site.widths)
@@ -64,10 +78,10 @@ def _loss(losses: list[NDArray[np.float64]], at: NDArray[np.int64]) -> NDArray[n
 
 
 def _steps(task: SearchTask, at: NDArray[np.int64], direction: int) -> NDArray[np.int64]:
-    """Return the plans ``[B, L]`` with one site up to ``LOOKAHEAD`` widths wider or narrower."""
+    """Return the plans ``[B, L]`` with one site some of the ``DISTANCES`` wider or narrower."""
     rows = []
     for t, site in enumerate(task.sites):
-        for far in range(1, LOOKAHEAD + 1):
+        for far in DISTANCES:
             position = at[t] + direction * far
             if 0 <= position < len(site.widths):
                 rows.append(at.copy())

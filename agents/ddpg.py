@@ -35,7 +35,7 @@ from typing import Any, Final
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.analytic import analytic_widths
+from agents.analytic import demonstration
 from agents.base import Agent, require_choice, require_flag, require_number
 from agents.ddpg_learner import AMCDDPG, EpisodeReplayBuffer, Schedule
 from agents.uniform import uniform_widths
@@ -154,8 +154,11 @@ class DDPGAgent(Agent):
             require_flag(f"agents.ddpg.{option}", getattr(self, option))
         require_choice("agents.ddpg.state", self.state, tuple(STATES))
         require_choice("agents.ddpg.action", self.action, ACTIONS)
-        own: Any = (self.state, self.action, self.lower_bound, self.upper_bound)
-        self.convention = Convention(*own)
+        assert self.state is not None
+        assert self.action is not None
+        assert self.lower_bound is not None
+        bounds = self.lower_bound, self.upper_bound
+        self.convention = Convention(self.state, self.action, *bounds)
 
     def schedule(self, horizon: int) -> Schedule:
         """Return the exploration of a search laid out for ``horizon`` episodes.
@@ -186,10 +189,11 @@ class DDPGAgent(Agent):
             )
         with one_thread():
             env = PruningVecEnv(task, self.convention)
-            if self.demonstrate_uniform:
-                env.demonstrate([uniform_widths(task)])
-            if self.demonstrate_analytic and task.has_error_curves:
-                env.demonstrate([analytic_widths(task)])
+            plans = [
+                uniform_widths(task) if self.demonstrate_uniform else None,
+                demonstration(task) if self.demonstrate_analytic else None,
+            ]
+            env.demonstrate(list(dict.fromkeys(plan for plan in plans if plan is not None)))
             model = self.model(task, env)
             model.learn(2**60, callback=_StopWhenSpent(task), log_interval=None)  # type: ignore[arg-type]
 
@@ -201,7 +205,7 @@ class DDPGAgent(Agent):
             env,
             schedule,
             (self.actor_lr, self.critic_lr),
-            self.redraws or 0,
+            self.redraws,
             buffer_size=-(-self.buffer_episodes // walks) * walks * length,
             learning_starts=schedule.warmup_episodes * length,
             batch_size=self.batch_size,

@@ -97,13 +97,13 @@ class AMCDDPG(DDPG):
         env: PruningVecEnv,
         schedule: Schedule,
         rates: tuple[float, float],
-        redraws: int,
+        redraws: int | None,
         **kwargs: Any,
     ) -> None:
         self.pruning = env
         self.schedule = schedule
         self.rates = rates
-        self.redraws = redraws
+        self.redraws = redraws or 0
         self._asked: set[tuple[int, ...]] = set()
         self._drawn: NDArray[np.float32] = np.zeros((0, 0, 1), dtype=np.float32)
         super().__init__("MlpPolicy", env, **kwargs)

@@ -1,7 +1,8 @@
 """The gradient step of stable-baselines3's DDPG written out: the same numbers in half of the time.
 
 With 300 hidden units and 64 transitions the arithmetic of a step takes about a millisecond;
-autograd, calls of modules and the critic's unused gradient take as long again.
+autograd, calls of modules and the critic's unused gradient take as long again. The learner also
+flushes denormal numbers to zero meanwhile, which stable-baselines3 does not.
 """
 
 from __future__ import annotations

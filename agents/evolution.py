@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.analytic import analytic_widths
+from agents.analytic import demonstration
 from agents.base import Agent, require_number
 from agents.fill import fill_budget
 from agents.uniform import uniform_widths
@@ -27,7 +27,7 @@ class EvolutionAgent(Agent):
     """
 
     def __init__(
-        self, *, parents: int = 8, sites: int = 3, spread: float = 0.25, redraws: int = 200
+        self, *, parents: int = 4, sites: int = 2, spread: float = 0.4, redraws: int = 200
     ) -> None:
         require_number("agents.evolution.parents", parents, 1, whole=True)
         require_number("agents.evolution.sites", sites, 1, whole=True)
@@ -38,9 +38,8 @@ class EvolutionAgent(Agent):
     def search(self, task: SearchTask) -> None:
         """Evaluate the first plans, then batches of ``task.walks`` children until the end."""
         generator = np.random.default_rng(task.seed)
-        batch = [uniform_widths(task)]
-        if task.has_error_curves and (known := analytic_widths(task)) not in batch:
-            batch.append(known)
+        known = [uniform_widths(task), demonstration(task)]
+        batch = list(dict.fromkeys(widths for widths in known if widths is not None))
         scored: list[tuple[float, Widths]] = []
         seen = set(batch)
         while batch:

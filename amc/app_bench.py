@@ -133,7 +133,9 @@ def _ddpg_session(config: SearchConfig, evaluations: int, seed: int, reporter: R
     }
     session, _ = app.prepare(app.frozen(config.model_copy(update=own)), reporter)
     app.make_agent("ddpg", session.config.agents["ddpg"]).check(session.unevaluated_task("ddpg"))
-    return _racing(session)
+    session = _racing(session)
+    _ = session.error_curves  # prepared once a session, whoever asks first
+    return session
 
 
 def _agent_of(session: Session) -> dict[str, Any]:

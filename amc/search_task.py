@@ -95,7 +95,8 @@ class SearchTask:
 
         By field of ``Cost``; ``latency_s`` stands beside the ``error_curves`` of the same site.
         """
-        return width_costs(self.cost_model, self.sites, position, widths or self.dense_widths)
+        at = self.dense_widths if widths is None else widths
+        return width_costs(self.cost_model, self.sites, position, at)
 
     def cost(self, widths: Sequence[int]) -> Cost:
         """Return all costs of one candidate."""

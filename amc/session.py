@@ -16,7 +16,7 @@ from amc.config import SearchConfig
 from amc.config_sections import ObjectiveConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
 from amc.data import Data
-from amc.errors import BudgetSpent
+from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEvaluator
 from amc.journal import Journal, JournaledEvaluator
@@ -118,11 +118,19 @@ class Session:
 
     @cached_property
     def error_curves(self) -> ErrorCurves:
-        """What each site loses at each width, from the calibration examples; takes seconds."""
-        calibration = self.calibration.channels_last()
-        return LeastSquares(
-            self.task.network, self.space.groups, self.space.orders, calibration
-        ).curves()
+        """What each site loses at each width, from the calibration examples; takes seconds.
+
+        Raises ``InputError`` where the examples lead to numbers that are not finite.
+        """
+        calibration, space = self.calibration.channels_last(), self.space
+        try:
+            solver = LeastSquares(self.task.network, space.groups, space.orders, calibration)
+            return solver.curves()
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise InputError(
+                f"there are no error curves, as the layers' inputs on the {len(calibration)} "
+                f"calibration examples cannot be solved for: {error}"
+            ) from error
 
     def evaluations_of(self, agent: str) -> int:
         """Return how many evaluations the agent gets: its own ``evaluations``, or the run's."""

@@ -32,7 +32,7 @@ class Measured:
     slower the device was than when the table was measured, by the reference operation and, where
     the table knows it, the dense network, timed in turns with the subject. ``interval`` is half
     the width of the median's 95% interval, relative; ``noisy`` says that it stayed above 2%, or
-    that the core was never as fast as it was for the table.
+    that the core was slower than for the table, by more than ``SLOWED`` most of the time.
     ``clock`` is "wall", or "cpu" where other programs kept interrupting: then the time that the
     network was on the processor stands for the time that an idle one would take.
     """

@@ -8,10 +8,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from agents.analytic import AnalyticAgent, analytic_widths
+from agents.analytic import AnalyticAgent, analytic_widths, demonstration
 from agents.ddpg import DDPGAgent
 from agents.uniform import uniform_widths
+from amc.cost import make_budget
 from amc.errors import BudgetSpent, InputError
 from amc.reconstruction.curves import ErrorCurve, ErrorCurves
 from amc.search_task import SearchTask, seed_everything
@@ -59,14 +61,84 @@ def test_it_fits_fills_the_budget_and_beats_uniform(key: str) -> None:
         assert own > uniform
 
 
-def test_a_budget_below_the_smallest_widths_ends_at_the_cheapest_plan() -> None:
+def test_a_budget_below_the_smallest_widths_is_met() -> None:
     task = toy_task(sites=6, key="predicted_latency", fraction=TIGHT, slow_narrow=True, curves=True)
     assert task.fits(analytic_widths(task))
 
 
+class Stairs:
+    """Costs that fall only every so many channels."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def costs(self, widths: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        cost = (-(-widths // self.step)).astype(float).sum(axis=1)
+        return dict.fromkeys(("latency_s", "macs", "params", "weight_bytes"), cost)
+
+
+def test_it_reaches_over_wide_stairs() -> None:
+    task = toy_task(sites=8, key="macs", fraction=0.5, step=1, curves=True)
+    costs = Stairs(16)
+    budget = make_budget("macs", 0.6, costs, task.sites)
+    task = replace(task, cost_model=costs, budget=budget)
+    widths = analytic_widths(task)
+    assert task.fits(widths)
+    assert task.budget_costs(np.array([widths]))[0] > 0.9 * budget.limit
+    own, uniform = toy_scores(task.sites, np.array([widths, uniform_widths(task)]))
+    assert own > uniform
+
+
+def test_where_no_step_saves_it_goes_on_from_the_cheapest_plan() -> None:
+    class Together(Stairs):
+        """One site alone saves nothing: only where all are at their narrowest is it cheap."""
+
+        def costs(self, widths: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+            narrow = (widths <= [site.widths[0] for site in task.sites]).all(axis=1)
+            cost = np.where(narrow, 1.0, 10.0)
+            return dict.fromkeys(("latency_s", "macs", "params", "weight_bytes"), cost)
+
+    task = toy_task(sites=3, curves=True)
+    together = Together(1)
+    budget = replace(task.budget, limit=5.0)
+    task = replace(task, cost_model=together, budget=budget)
+    assert analytic_widths(task) == task.smallest_widths
+
+
 def test_sites_without_a_curve_count_by_their_channels() -> None:
     task = toy_task(sites=5, key="macs", fraction=0.5)
-    assert task.fits(analytic_widths(replace(task, curve_maker=lambda: ErrorCurves({}))))
+    shares = {}
+    for site in task.sites:
+        error = 1 - np.arange(site.channels + 1) / site.channels
+        shares[site.name] = ErrorCurve.of({"reader": error}, {"reader": 1.0})
+    without, named = (
+        analytic_widths(replace(task, curve_maker=partial(ErrorCurves, curves)))
+        for curves in ({}, shares)
+    )
+    assert without == named
+    assert task.fits(without)
+    assert without != analytic_widths(replace(task, curve_maker=partial(toy_curves, task.sites)))
+
+
+def test_curves_that_cannot_be_had_are_named_and_done_without() -> None:
+    said: list[str] = []
+
+    def unsolvable() -> ErrorCurves:
+        raise InputError("not finite")
+
+    task = replace(toy_task(evaluations=4), curve_maker=unsolvable, notify=said.append)
+    assert demonstration(task) is None
+    assert said == ["it starts without the analytic plan: not finite"]
+    assert demonstration(toy_task()) is None
+
+
+def test_plans_that_are_one_are_demonstrated_once() -> None:
+    task = toy_task(fraction=1.0, evaluations=4, walks=2, curves=True)
+    assert analytic_widths(task) == uniform_widths(task) == task.dense_widths
+    seed_everything(0)
+    with contextlib.suppress(BudgetSpent):
+        DDPGAgent().search(task)
+    assert widths_asked(task).count(task.dense_widths) == 1
 
 
 def test_without_a_network_it_says_why_not() -> None:

@@ -30,7 +30,6 @@ def test_it_improves_on_the_plans_that_it_starts_from(key: str) -> None:
     assert all(task.fits(plan) for plan in plans)
     scores = toy_scores(task.sites, np.array(plans))
     assert scores.max() > scores[:2].max()
-    assert scores[-20:].mean() > scores[2:22].mean()
 
 
 def test_without_error_curves_it_starts_from_the_uniform_plan() -> None:

@@ -15,6 +15,7 @@ import torch
 from amc import app
 from amc.compress import compress, kept_of
 from amc.config import parse_config
+from amc.data import Data
 from amc.errors import InputError
 from amc.evaluation import Request
 from amc.evaluators import ScoringEvaluator
@@ -190,6 +191,14 @@ def test_error_curves_stand_on_the_task(sessions: dict[str, Session]) -> None:
         curves.at("fc", 1)
     with pytest.raises(InputError, match="no network"):
         _ = toy_task().error_curves
+
+
+def test_calibration_that_is_not_finite_has_no_error_curves(sessions: dict[str, Session]) -> None:
+    session = sessions["none"]
+    broken = Data(torch.full_like(session.task.train.inputs[0], torch.nan), None)
+    session = replace(session, task=replace(session.task, train=broken))
+    with pytest.raises(InputError, match="there are no error curves, as the layers' inputs on"):
+        _ = session.error_curves
 
 
 def test_orders_lead_to_the_plans_of_every_width(sessions: dict[str, Session]) -> None:

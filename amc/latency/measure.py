@@ -123,8 +123,9 @@ def measure_table(
         half = len(networks.elsewhere) // 2
         for its in networks.elsewhere[half:]:
             session.add_turn(its)
-        _time_networks(session, fresh, DENSE_REPEATS, "timing the network")
-        _time_networks(session, others, COMPRESSED_REPEATS, "timing compressed networks")
+        if not networks.elsewhere:
+            _time_networks(session, fresh, DENSE_REPEATS, "timing the network")
+            _time_networks(session, others, COMPRESSED_REPEATS, "timing compressed networks")
         negligible_s = _negligible_s(session, table)
         sampled = _time_kernels(session, wanted, negligible_s, allow_noisy)
         for its in networks.elsewhere[:half]:

@@ -102,7 +102,7 @@ class Session:
 
         A process that never saw the core at its best cannot know; what it timed tells here.
         """
-        best_s = min([s for s, calm in self._units if calm], default=float("inf"))
+        best_s = self.goal_s or float("inf")
         its: dict[str, list[Timing]] = {}
         for unit_s, key, timings in self._networks:
             slowed = unit_s > SLOWED * best_s

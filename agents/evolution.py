@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.analytic import demonstration
 from agents.base import Agent, require_number
-from agents.fill import fill_budget
+from agents.fill import fill_budget, new_plans
 from agents.uniform import uniform_widths
 from amc.evaluation import Evaluation
 from amc.search_task import SearchTask
@@ -42,34 +44,20 @@ class EvolutionAgent(Agent):
         batch = list(dict.fromkeys(widths for widths in known if widths is not None))
         scored: list[tuple[float, Widths]] = []
         seen = set(batch)
+        dense = np.asarray(task.dense_widths, dtype=np.float64)
         while batch:
             evaluations = task.evaluate([task.plan(widths) for widths in batch])
             scored += [(_fitness(e), w) for e, w in zip(evaluations, batch, strict=True)]
             scored.sort(key=lambda entry: -entry[0])  # stable: of equals the earlier
-            best = [widths for _, widths in scored[: self.parents]]
-            batch = []
-            while len(batch) < task.walks:
-                child = self._child(task, generator, best, seen)
-                if child is None:
-                    break
-                seen.add(child)
-                batch.append(child)
+            best = [np.asarray(widths) / dense for _, widths in scored[: self.parents]]
+            draw = partial(self._child, task, generator, best)
+            batch = new_plans(task.walks, draw, seen, self.redraws)
 
     def _child(
-        self,
-        task: SearchTask,
-        generator: np.random.Generator,
-        best: list[Widths],
-        seen: set[Widths],
-    ) -> Widths | None:
-        """Return a changed plan that is not among ``seen``, or ``None`` where every draw was."""
-        dense = np.asarray(task.dense_widths, dtype=np.float64)
-        for _ in range(self.redraws + 1):
-            parent = np.asarray(best[generator.integers(len(best))], dtype=np.float64)
-            widths = fill_budget(task, self._changed(parent / dense, generator))
-            if widths not in seen:
-                return widths
-        return None
+        self, task: SearchTask, generator: np.random.Generator, best: list[NDArray[np.float64]]
+    ) -> Widths:
+        """Return a changed plan of one of the ``best`` keep ratios ``[L]``."""
+        return fill_budget(task, self._changed(best[generator.integers(len(best))], generator))
 
     def _changed(
         self, shape: NDArray[np.float64], generator: np.random.Generator

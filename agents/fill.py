@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +34,23 @@ def fill_budget(task: SearchTask, shape: NDArray[np.float64]) -> tuple[int, ...]
         return tuple(int(width) for width in plans[int(np.argmax(fits))])
     cheapest = cheapest_widths(task.cost_model, task.sites, task.budget.field)
     return tuple(int(width) for width in cheapest)
+
+
+def new_plans(
+    count: int, draw: Callable[[], tuple[int, ...]], seen: set[tuple[int, ...]], redraws: int
+) -> list[tuple[int, ...]]:
+    """Return ``count`` drawn plans that are not among ``seen``, which they join.
+
+    A known plan is drawn anew, ``redraws`` times; then fewer are returned.
+    """
+    plans: list[tuple[int, ...]] = []
+    for _ in range(count):
+        widths = next((w for w in (draw() for _ in range(redraws + 1)) if w not in seen), None)
+        if widths is None:
+            break
+        seen.add(widths)
+        plans.append(widths)
+    return plans
 
 
 def nearest_widths(task: SearchTask, wishes: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.base import Agent, require_number
-from agents.fill import fill_budget
+from agents.fill import fill_budget, new_plans
 from amc.search_task import SearchTask
 
 
@@ -26,26 +26,11 @@ class RandomSearchAgent(Agent):
     def search(self, task: SearchTask) -> None:
         """Evaluate batches of ``task.walks`` new plans until the evaluations are spent."""
         generator = np.random.default_rng(task.seed)
-        seen: set[tuple[int, ...]] = set()
-        while True:
-            batch: list[tuple[int, ...]] = []
-            while len(batch) < task.walks:
-                widths = self._draw(task, generator, seen)
-                if widths is None:
-                    break
-                seen.add(widths)
-                batch.append(widths)
-            if not batch:
-                return
-            task.evaluate([task.plan(widths) for widths in batch])
-
-    def _draw(
-        self, task: SearchTask, generator: np.random.Generator, seen: set[tuple[int, ...]]
-    ) -> tuple[int, ...] | None:
-        """Return widths that are not among ``seen``, or ``None`` where every draw was."""
         low = np.asarray([site.widths[0] / site.channels for site in task.sites])
-        for _ in range(self.redraws + 1):
-            widths = fill_budget(task, generator.uniform(low, 1.0))
-            if widths not in seen:
-                return widths
-        return None
+        seen: set[tuple[int, ...]] = set()
+
+        def draw() -> tuple[int, ...]:
+            return fill_budget(task, generator.uniform(low, 1.0))
+
+        while batch := new_plans(task.walks, draw, seen, self.redraws):
+            task.evaluate([task.plan(widths) for widths in batch])

@@ -65,7 +65,7 @@ def _losses(task: SearchTask, site: Site) -> NDArray[np.float64]:
     """
     curves = task.error_curves.sites
     widths = np.asarray(site.widths)
-    errors = [1.0 - widths / site.channels]
+    errors = [1.0 - widths / site.full]
     if site.name in curves:
         errors = [layer[widths] for layer in curves[site.name].layers.values()]
     kept = 1.0 - np.clip(errors, 0.0, 1.0 - ALL_BUT)

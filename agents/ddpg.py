@@ -34,6 +34,7 @@ from typing import Any, Final
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from agents.analytic import demonstration
 from agents.base import Agent, require_choice, require_flag, require_number
@@ -195,11 +196,12 @@ class DDPGAgent(Agent):
             ]
             env.demonstrate(list(dict.fromkeys(plan for plan in plans if plan is not None)))
             model = self.model(task, env)
+            model.set_logger(Logger(None, []))  # its own would leave a folder among temporary files
             model.learn(2**60, callback=_StopWhenSpent(task), log_interval=None)  # type: ignore[arg-type]
 
     def model(self, task: SearchTask, env: PruningVecEnv) -> AMCDDPG:
         """Return the learner for one search, not yet trained."""
-        length, walks = len(task.sites), task.walks
+        length, walks = len(env.course.steps), task.walks
         schedule = self.schedule(task.horizon)
         return AMCDDPG(
             env,

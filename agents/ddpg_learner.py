@@ -67,9 +67,9 @@ class EpisodeReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Store one step of every walk."""
-        executed = np.asarray([info["executed_action"] for info in infos], dtype=np.float32)
+        executed = np.stack([info["executed_action"] for info in infos])
         chosen = np.asarray([self.store_executed or info["scripted"] for info in infos])
-        action = np.where(chosen[:, None], 2.0 * executed[:, None] - 1.0, action)
+        action = np.where(chosen[:, None], 2.0 * executed - 1.0, action)
         super().add(obs, next_obs, action, reward, done, infos)
         if done.all():
             episode = np.arange(self.pos - self.length, self.pos) % self.buffer_size
@@ -105,7 +105,7 @@ class AMCDDPG(DDPG):
         self.rates = rates
         self.redraws = redraws or 0
         self._asked: set[tuple[int, ...]] = set()
-        self._drawn: NDArray[np.float32] = np.zeros((0, 0, 1), dtype=np.float32)
+        self._drawn: NDArray[np.float32] = np.zeros((0, 0, 0), dtype=np.float32)
         super().__init__("MlpPolicy", env, **kwargs)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         self._update = Update(self.policy, self.gamma, self.tau)
@@ -133,15 +133,15 @@ class AMCDDPG(DDPG):
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return actions ``[N, 1]`` in [0, 1], and the same on [-1, 1] for the replay buffer."""
-        position = self.pruning.walks[0].position
-        if position == 0:
+        """Return actions ``[N, kinds]`` in [0, 1], and on [-1, 1] for the replay buffer."""
+        step = self.pruning.walks[0].steps
+        if step == 0:
             self._drawn = self._draw_new()
-        actions = self._drawn[position]
+        actions = self._drawn[step]
         return actions, 2.0 * actions - 1.0
 
     def _draw_new(self) -> NDArray[np.float32]:
-        """Return the actions ``[L, N, 1]`` of the next episodes, if possible to plans not known."""
+        """Return the actions ``[L, N, kinds]`` of the next episodes, if possible to new plans."""
         walks = self.pruning.walks
         sigmas = [self.schedule.sigma(self._episode_num + i) for i in range(len(walks))]
         actions, plans = self._draw(walks, sigmas)
@@ -162,12 +162,12 @@ class AMCDDPG(DDPG):
     def _draw(
         self, walks: Sequence[Walk], sigmas: Sequence[float | None]
     ) -> tuple[NDArray[np.float32], list[tuple[int, ...]]]:
-        """Return actions ``[L, N, 1]`` of one episode a walk, and the plans that they lead to."""
+        """Return actions ``[L, N, kinds]`` of one episode a walk, and the plans they lead to."""
         ahead = [walk.restarted() for walk in walks]
         low, high = self.pruning.course.convention.action_range
         rows = []
         while not ahead[0].done:
-            uniform = np.random.random((len(ahead), 1))
+            uniform = np.random.random((len(ahead), len(self.pruning.course.kinds)))
             actions = low + uniform * (high - low)
             if any(sigma is not None for sigma in sigmas):
                 states = np.stack([walk.observation() for walk in ahead])
@@ -176,8 +176,8 @@ class AMCDDPG(DDPG):
                     if sigma is not None:
                         actions[i] = truncated_normal(means[i], sigma, uniform[i])
             rows.append(actions.astype(np.float32))
-            for walk, action in zip(ahead, rows[-1][:, 0], strict=True):
-                walk.step(float(action))
+            for walk, action in zip(ahead, rows[-1], strict=True):
+                walk.step(action)
         return np.stack(rows), [walk.widths for walk in ahead]
 
 

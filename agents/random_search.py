@@ -26,7 +26,7 @@ class RandomSearchAgent(Agent):
     def search(self, task: SearchTask) -> None:
         """Evaluate batches of ``task.walks`` new plans until the evaluations are spent."""
         generator = np.random.default_rng(task.seed)
-        low = np.asarray([site.widths[0] / site.channels for site in task.sites])
+        low = np.asarray([site.widths[0] / site.full for site in task.sites])
         seen: set[tuple[int, ...]] = set()
 
         def draw() -> tuple[int, ...]:

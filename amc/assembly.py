@@ -69,7 +69,7 @@ def prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | N
     check_score(task, config.score, racing=config.racing is not None)
     space = make_space(config, task)
     model = cost_model(task, space, config.latency, reporter)
-    dense = [site.channels for site in space.sites]
+    dense = [site.full for site in space.sites]
     ((key, fraction),) = config.budget.items()
     session = Session(
         config=config,
@@ -88,15 +88,15 @@ def prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | N
 def make_space(config: SearchConfig, task: LoadedTask) -> SearchSpace:
     """Return the configured search space of a task's network."""
     space_class = lookup(SEARCH_SPACES, config.space, "space")
-    sites = config.sites
-    space: SearchSpace = space_class.of(
-        task.network,
-        task.inputs,
-        exclude=sites.exclude,
-        min_keep_ratio=sites.min_keep_ratio,
-        round_to=sites.round_to,
-        criterion=sites.criterion,
-    )
+    known = list(python_inspect.signature(space_class.of).parameters)[2:]
+    for option in config.sites.given():
+        if option not in known:
+            raise InputError(
+                f"sites.{option} is no option of space {config.space!r}, which has "
+                f"{', '.join(known)}; leave it out or choose another space"
+            )
+    options = {option: getattr(config.sites, option) for option in known}
+    space: SearchSpace = space_class.of(task.network, task.inputs, **options)
     return space
 
 
@@ -154,7 +154,7 @@ def make_env(
         next(iter(session.config.agents)),
         0,
         evaluator,
-        lambda widths, _: session.space.plan(widths),
+        lambda widths, _: session.plan(widths),
     )
     task.evaluations = sys.maxsize  # whoever made the environment decides when to stop
     return PruningEnv(task, Convention(**(convention or {})))

@@ -103,7 +103,7 @@ def random_plans(session: Session, count: int, seed: int) -> list[Plan]:
         scaled = np.minimum(1.0, np.linspace(0.05, 2.5, 200)[:, None] * shape)
         widths = np.array(
             [
-                [s.nearest(r * s.channels) for s, r in zip(space.sites, row, strict=True)]
+                [s.nearest(r * s.full) for s, r in zip(space.sites, row, strict=True)]
                 for row in scaled
             ]
         )

@@ -26,8 +26,8 @@ Mask = NDArray[np.bool_]
 
 
 def kept_of(plan: Plan) -> Kept:
-    """Return the kept channels of every site of ``plan``, by the site's name."""
-    return {site: choice.kept for site, choice in plan.choices.items()}
+    """Return the kept channels of every site of ``plan`` that decides on channels, by its name."""
+    return {s: choice.kept for s, choice in plan.choices.items() if choice.kept}
 
 
 def compress(network: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Module:

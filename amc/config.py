@@ -131,6 +131,9 @@ class SearchConfig(Section):
         for key in ("objective", "score", "racing", "short_term"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
+        for key in ("patterns", "sparsities"):
+            if getattr(self.sites, key) is None:
+                del values["sites"][key]
         return digest(values)
 
 

@@ -43,6 +43,14 @@ class SitesConfig(Section):
     min_keep_ratio: float = Field(0.2, gt=0, le=1)
     round_to: int = Field(4, ge=1, le=1024)
     criterion: Name = "magnitude_l1"
+    # Of spaces that make weights sparse; null: the space's own.
+    patterns: tuple[Name, ...] | None = Field(None, min_length=1)
+    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(None, min_length=1)
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are not as they are by default, by name."""
+        fields = type(self).model_fields
+        return {k: getattr(self, k) for k in fields if getattr(self, k) != fields[k].default}
 
     @field_validator("round_to", mode="before")
     @classmethod

@@ -141,7 +141,7 @@ def smallest_cost(model: CostModel, sites: Sequence[Site], field: str) -> float:
 def make_budget(key: str, fraction: float, model: CostModel, sites: Sequence[Site]) -> Budget:
     """Return the budget ``fraction`` of dense; ``InputError`` where no plan can reach it."""
     field = BUDGET_KEYS[key]
-    dense = float(getattr(cost_of(model, [site.channels for site in sites]), field))
+    dense = float(getattr(cost_of(model, [site.full for site in sites]), field))
     reachable = smallest_cost(model, sites, field) / dense
     if fraction < reachable:
         floor = np.ceil(reachable * 1000) / 1000

@@ -171,5 +171,5 @@ class RacingEvaluator:
 
 
 def widths_of(plan: Plan, sites: Sequence[Site]) -> list[int]:
-    """Return how many channels the plan keeps at every site."""
-    return [len(plan.choices[site.name].kept) for site in sites]
+    """Return how much the plan keeps at every site, in the unit of the site's widths."""
+    return [site.width_of(plan.choices[site.name]) for site in sites]

@@ -50,7 +50,7 @@ def explanation(
             task.network, space.groups, space.orders, calibration, on_batch=bar.advance
         )
     curves = solver.curves()
-    dense = cost_of(model, [site.channels for site in space.sites])
+    dense = cost_of(model, [site.full for site in space.sites])
     sites = _sites(space, model, curves)
     title = f"{task.name}: error and predicted latency of one site narrowed, all else dense"
     error_and_latency(picture, sites, title)
@@ -92,7 +92,7 @@ def _budget(
 def _sites(
     space: SearchSpace, model: NetworkCostModel, curves: ErrorCurves
 ) -> list[dict[str, Any]]:
-    dense = [site.channels for site in space.sites]
+    dense = [site.full for site in space.sites]
     found = []
     for position, (site, group) in enumerate(zip(space.sites, space.groups, strict=True)):
         costs = width_costs(model, space.sites, position, dense)  # the last width is the dense one

@@ -16,9 +16,10 @@ from amc.pricing import is_here
 from amc.reporting import Reporter
 from amc.results import draw_progress, write_failure, write_result
 from amc.session import Found, Session
+from amc.sparsify import layer_patterns
 from amc.timing import Measured, measure_networks
 from amc.tracking import Tracker
-from amc.worker import Final, score
+from amc.worker import Final, State, score, state_tensors
 from amc.workers import Workers
 
 
@@ -42,8 +43,11 @@ def finish_run(
     for note in dict.fromkeys(note for final in results for note in final.notes):
         reporter.message(f"note: {note}")
     with reporter.task("measuring the winners", None):
-        plans = {one.search.name: best.request.plan for one, best in won}
-        measured = _measure(session, plans)
+        built = {
+            one.search.name: (best.request.plan, final.state)
+            for (one, best), final in zip(won, results, strict=True)
+        }
+        measured = _measure(session, built)
     if won and not measured:
         reporter.message(
             "note: no latency was measured: the table is of another machine or torch, or of "
@@ -67,17 +71,23 @@ def finish_run(
     return [rows.get(one.search.name) or write_failure(session, one, dense) for one in found]
 
 
-def _measure(session: Session, plans: Mapping[str, Plan]) -> dict[str, Measured]:
-    """Return the measured latency of ``plans``, by name, and of ``dense``."""
+def _measure(
+    session: Session, plans: Mapping[str, tuple[Plan, State | None]]
+) -> dict[str, Measured]:
+    """Return the measured latency of ``plans`` and their weights, by name, and of ``dense``."""
     if not is_here(session.table):
         return {}
     task, space = session.task, session.space
     networks = {"dense": task.network}
-    for name, plan in plans.items():
+    for name, (plan, state) in plans.items():
         networks[name] = compress(task.network, space.groups, kept_of(plan))
+        if state is not None:
+            networks[name].load_state_dict(state_tensors(state))
+    patterns = {name: layer_patterns(plan) for name, (plan, _) in plans.items()}
     size = session.config.latency.batch_size
     yardstick = (network_key(task.network_digest, size), task.network)
-    return measure_networks(networks, task.batch(size), session.table, yardstick)
+    inputs = task.batch(size)
+    return measure_networks(networks, inputs, session.table, yardstick, patterns=patterns)
 
 
 def finals(

@@ -14,7 +14,7 @@ def inspection(
     task: LoadedTask, space: SearchSpace, model: NetworkCostModel, batch_size: int
 ) -> dict[str, Any]:
     """Return sites, coupling, dense costs, and the smallest reachable fraction of every budget."""
-    widths = [site.channels for site in space.sites]
+    widths = [site.full for site in space.sites]
     dense = cost_of(model, widths)
     return {
         "task": task.name,

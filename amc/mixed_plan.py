@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from amc.compress import compress
+from amc.compress import compress, kept_of
 from amc.deploy import deployed
 from amc.kernels.patterns import KEEP
 from amc.plan import Plan, digest
@@ -34,7 +34,7 @@ class MixedPlan:
 
     def network(self, task: LoadedTask, space: SearchSpace) -> nn.Module:
         """Return the network as it is deployed."""
-        kept = {site: choice.kept for site, choice in self.channels.choices.items()}
+        kept = kept_of(self.channels)
         folded = deployed(compress(task.network, space.groups, kept), task.inputs)
         return sparsified(folded, self.layers)
 

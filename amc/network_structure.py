@@ -23,6 +23,7 @@ from amc.kernels.patterns import KEEP
 from amc.latency.ops import OpCall, OpTemplate
 from amc.latency.sampling import DENSITIES, KernelRequest
 from amc.latency.trace import trace_ops
+from amc.patterned import PatternedOp, patterned_ops
 from amc.sites import Site
 from amc.sparsify import LayerPattern, sparse_layers, sparsified
 
@@ -55,6 +56,7 @@ class NetworkStructure:
     ``ops`` are the dense network's; ``dims`` gives all their widths, end to end; ``macs_scale[i]``
     times the product of its widths are the MACs of operation i. ``shapes`` gives the lengths of all
     parameters, end to end, ``ranks`` how many each has, ``item_bytes`` the size of one number.
+    ``patterned`` are the operations whose weights sites decide on.
     """
 
     sites: tuple[Site, ...]
@@ -65,14 +67,15 @@ class NetworkStructure:
     ranks: tuple[int, ...]
     item_bytes: Ints
     batch_size: int
+    patterned: tuple[PatternedOp, ...] = ()
 
     @property
     def dense_widths(self) -> tuple[int, ...]:
         """Every site at its full width."""
-        return tuple(site.channels for site in self.sites)
+        return tuple(site.full for site in self.sites)
 
     def removed(self, widths: NDArray[Any]) -> Ints:
-        """Return how many channels of each site are gone, ``[B, sites]``."""
+        """Return how much of each site is gone, ``[B, sites]``, in the unit of its widths."""
         return np.asarray(self.dense_widths, dtype=np.int64) - np.asarray(widths, dtype=np.int64)
 
     def kernel_requests(self) -> list[KernelRequest]:
@@ -99,7 +102,7 @@ class NetworkStructure:
         values = {round(self.dims.dense[column])}
         for site, step in zip(self.sites, self.dims.coefficients[:, column], strict=True):
             if step:
-                losses = [round(step * (site.channels - width)) for width in site.widths]
+                losses = [round(step * (site.full - width)) for width in site.widths]
                 values = {value - loss for value, loss in itertools.product(values, losses)}
             if len(values) > MANY_SUMS:
                 values = set(range(min(values), max(values) + 1))
@@ -114,11 +117,11 @@ def network_structure(
     ``inputs`` are one batch of the size that latency is meant for. Raises ``InputError`` where some
     dimension does not follow the widths.
     """
-    dense = tuple(site.channels for site in sites)
+    dense = tuple(site.full for site in sites)
     whole = _Probe.of(build, dense, inputs)
     op_columns, shape_columns = [], []
     for index, site in enumerate(sites):
-        if len(site.widths) < 2:
+        if len(site.widths) < 2 or site.decides != "channels":
             op_columns.append(np.zeros(len(whole.dims)))
             shape_columns.append(np.zeros(len(whole.shapes)))
             continue
@@ -126,7 +129,7 @@ def network_structure(
         narrow[index] = site.widths[-2]
         probe = _Probe.of(build, narrow, inputs)
         whole.check_comparable(probe, site.name)
-        step = site.channels - narrow[index]
+        step = site.full - narrow[index]
         op_columns.append((whole.dims - probe.dims) / step)
         shape_columns.append((whole.shapes - probe.shapes) / step)
     structure = NetworkStructure(
@@ -138,6 +141,7 @@ def network_structure(
         tuple(whole.ranks),
         np.array(whole.item_bytes, dtype=np.int64),
         len(inputs[0]),
+        patterned_ops(whole.deployed, inputs, whole.ops, whole.names, sites),
     )
     for widths in _test_widths(sites):
         _verify(structure, whole, _Probe.of(build, widths, inputs), widths)
@@ -148,6 +152,7 @@ def network_structure(
 class _Probe:
     """One network of the family: its operations, and the shapes of its parameters."""
 
+    deployed: nn.Module
     ops: list[OpCall]
     dims: Floats
     names: list[str]
@@ -158,9 +163,11 @@ class _Probe:
     @staticmethod
     def of(build: Build, widths: Sequence[int], inputs: tuple[Tensor, ...]) -> _Probe:
         network = build(widths)
-        ops = trace_ops(deployed(network, inputs), inputs)
+        folded = deployed(network, inputs)
+        ops = trace_ops(folded, inputs)
         parameters = dict(network.named_parameters())
         return _Probe(
+            folded,
             ops,
             np.array([width for op in ops for width in op.dims], dtype=np.float64),
             list(parameters),

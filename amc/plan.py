@@ -20,8 +20,9 @@ class Choice:
     """What happens at one site: which channels stay, in which pattern, run by which kernel.
 
     ``kept`` are ascending indices into the original network's channels of the site;
-    ``keep_ratio = len(kept) / channels``; ``sparsity`` is the fraction of zeros among the weights
-    that remain, in [0, 1).
+    ``keep_ratio = len(kept) / channels``. Of a site that decides on a layer's weights ``kept`` is
+    empty (null in JSON) and ``keep_ratio`` 1, for no channel goes on its account; ``sparsity`` is
+    the fraction of zeros among the weights that the channels leave, in [0, 1).
     """
 
     keep_ratio: float
@@ -34,7 +35,7 @@ class Choice:
         """Return the choice as a dict of JSON values."""
         return {
             "keep_ratio": self.keep_ratio,
-            "kept": list(self.kept),
+            "kept": list(self.kept) or None,
             "pattern": self.pattern,
             "sparsity": self.sparsity,
             "kernel": self.kernel,
@@ -54,7 +55,7 @@ class Plan:
     @staticmethod
     def from_json(value: Mapping[str, Mapping[str, Any]]) -> Plan:
         """Return the plan that ``as_json`` wrote."""
-        return Plan({site: Choice(**{**c, "kept": tuple(c["kept"])}) for site, c in value.items()})
+        return Plan({site: _choice(c) for site, c in value.items()})
 
     @property
     def digest(self) -> str:
@@ -63,5 +64,9 @@ class Plan:
 
     @property
     def keep_ratios(self) -> dict[str, float]:
-        """The keep ratio of every site."""
-        return {site: choice.keep_ratio for site, choice in self.choices.items()}
+        """What stays at every site, as a fraction of its channels or of its layer's weights."""
+        return {site: c.keep_ratio * (1 - c.sparsity) for site, c in self.choices.items()}
+
+
+def _choice(value: Mapping[str, Any]) -> Choice:
+    return Choice(**{**value, "kept": tuple(value["kept"] or ())})

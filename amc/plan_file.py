@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -16,12 +17,25 @@ from amc.config_sections import RecoveryName
 from amc.errors import InputError
 from amc.files import write_text
 from amc.invalid import explain
-from amc.plan import Choice, Plan
+from amc.plan import Plan
 
 MAX_BYTES = 50_000_000
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+PatternName = Literal["dense", "2:4", "1:4", "csr", "csc", "4x1", "vector", "kernel"]
+KernelName = Literal["dense", "nm", "csr", "csc", "block"]
+# As amc.kernels.patterns.KERNEL_OF, which takes a second to import; a test holds them together.
+KERNEL_NAMES: dict[str, str] = {
+    "dense": "dense",
+    "2:4": "nm",
+    "1:4": "nm",
+    "csr": "csr",
+    "csc": "csc",
+    "4x1": "block",
+    "vector": "csr",
+    "kernel": "csr",
+}
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$")]
 
 
@@ -33,18 +47,32 @@ class ChoicePart(_Part):
     """What happens at one site; see ``amc.plan.Choice``."""
 
     keep_ratio: float = Field(gt=0, le=1)
-    kept: tuple[Count, ...] = Field(
-        min_length=1,
-        description="ascending channel indices; of units, beside grouped convolutions",
+    kept: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
+        description="ascending channel indices; of units, beside grouped convolutions; null: the "
+        "site decides on a layer's weights, of channels that other sites keep",
     )
-    pattern: Literal["dense"] = "dense"
-    sparsity: float = Field(0.0, ge=0, le=0, description="of the dense pattern always 0")
-    kernel: Literal["dense"] = "dense"
+    pattern: PatternName = "dense"
+    sparsity: float = Field(
+        0.0, ge=0, lt=1, description="fraction of zeros in the weights; of the dense pattern 0"
+    )
+    kernel: KernelName = Field("dense", description="what the costs are of; dense can run any")
 
     @model_validator(mode="after")
-    def _ascending(self) -> ChoicePart:
-        if any(a >= b for a, b in zip(self.kept, self.kept[1:], strict=False)):
+    def _consistent(self) -> ChoicePart:
+        kept = self.kept
+        if kept is not None and any(a >= b for a, b in itertools.pairwise(kept)):
             raise ValueError("kept must list ascending channel indices, each once")
+        if kept is not None and self.pattern != "dense":
+            raise ValueError("pattern must be dense where channels are kept; weights have a site")
+        if kept is None and self.keep_ratio != 1:
+            raise ValueError("keep_ratio must be 1 where kept is null")
+        if (self.pattern == "dense") != (self.sparsity == 0):
+            raise ValueError(f"sparsity {self.sparsity:g} contradicts pattern {self.pattern!r}")
+        own = {"2:4": 0.5, "1:4": 0.75}.get(self.pattern, self.sparsity)
+        if self.sparsity != own:
+            raise ValueError(f"sparsity of pattern {self.pattern!r} must be {own}")
+        if self.kernel not in ("dense", KERNEL_NAMES[self.pattern]):
+            raise ValueError(f"kernel {self.kernel!r} does not run pattern {self.pattern!r}")
         return self
 
 
@@ -134,7 +162,7 @@ class ProvenancePart(_Part):
 class PlanFile(_Part):
     """A plan for one trained network, and what is known of it."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2] = Field(description="2: some layers are sparse")
     task: str
     network_digest: Sha256
     weights: FilePart | None = Field(description="weights that the score depended on, or null")
@@ -148,7 +176,7 @@ class PlanFile(_Part):
     @property
     def plan(self) -> Plan:
         """The plan itself."""
-        return Plan({site: Choice(**dict(choice)) for site, choice in self.choices.items()})
+        return Plan.from_json({site: dict(choice) for site, choice in self.choices.items()})
 
     def text(self) -> str:
         """Return the file's content."""

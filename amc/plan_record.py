@@ -12,6 +12,7 @@ from amc.cost import Cost
 from amc.evaluation import Evaluation
 from amc.plan_file import PlanFile
 from amc.session import Found, Session
+from amc.sparsify import layer_patterns
 from amc.timing import Measured
 from amc.worker import Final
 
@@ -58,14 +59,15 @@ def plan_record(
 ) -> PlanFile:
     """Return the plan file of one evaluation; ``weights`` and ``finetuned`` are files beside it."""
     config, task, found = session.config, session.task, result.found
+    plan = result.evaluation.request.plan
     return PlanFile.model_validate(
         {
-            "schema_version": 1,
+            "schema_version": 2 if layer_patterns(plan) else 1,
             "task": task.name,
             "network_digest": task.network_digest,
             "weights": weights,
             "finetuned": finetuned,
-            "choices": result.evaluation.request.plan.as_json(),
+            "choices": plan.as_json(),
             "costs": _costs(session, result),
             "accuracy": _accuracy(session, result),
             "evaluation": {

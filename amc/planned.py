@@ -26,6 +26,7 @@ from amc.plan_file import FilePart, PlanFile, read_plan
 from amc.plan_scores import scorer, searched
 from amc.pricing import is_here
 from amc.recovery import Recovery
+from amc.sparsify import layer_patterns, prune
 from amc.task import LoadedTask, load_task
 from amc.timing import measure_networks
 from amc.weights import state_sha256
@@ -75,6 +76,8 @@ def groups_of(plan: PlanFile, task: LoadedTask) -> list[ChannelGroup]:
     groups, _ = trace_coupling(task.network, task.inputs)
     by_name = {group.name: group for group in groups}
     for site, choice in plan.choices.items():
+        if not choice.kept:
+            continue
         if site not in by_name:
             raise InputError(
                 f"choices.{site} is no site of task {task.name!r}; the plan is not for it"
@@ -90,7 +93,7 @@ def groups_of(plan: PlanFile, task: LoadedTask) -> list[ChannelGroup]:
                 f"choices.{site}.keep_ratio {choice.keep_ratio:g} contradicts kept, which lists "
                 f"{len(choice.kept)} of {channels} channels: {ratio:g}"
             )
-    return [by_name[site] for site in plan.choices]
+    return [by_name[site] for site, choice in plan.choices.items() if choice.kept]
 
 
 def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") -> nn.Module:
@@ -118,6 +121,7 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
             plan.evaluation.batch_norm_images,
         )
         recovery.reconstruct(network, kept)
+        prune(network, layer_patterns(plan.plan))
         recovery.recalibrate(network)
     else:
         network.load_state_dict(_read_weights(named, folder))
@@ -237,7 +241,9 @@ def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict
         return facts
     inputs = task.batch(costs.batch_size)
     dense = network_key(task.network_digest, costs.batch_size), task.network
-    measured = measure_networks({"dense": dense[1], "plan": network}, inputs, table, dense)
+    patterns = {"plan": layer_patterns(plan.plan)}
+    networks = {"dense": dense[1], "plan": network}
+    measured = measure_networks(networks, inputs, table, dense, patterns=patterns)
     now = measured["plan"].measured_latency_s
     return {
         **facts,

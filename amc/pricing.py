@@ -15,16 +15,15 @@ from filelock import FileLock
 from torch import nn
 
 from amc.calibration import WholeNetworks
-from amc.compress import compress
+from amc.compress import compress, kept_of
 from amc.config_sections import LatencyConfig
 from amc.errors import InputError
-from amc.kernels.patterns import PATTERNS
+from amc.kernels.patterns import PATTERNS, STORED_AS
 from amc.latency import LatencyTable
 from amc.latency.checkpoint import checkpoint_path
 from amc.latency.device import describe_device, kernel_digest, target_path
 from amc.latency.measure import Networks, measure_table
 from amc.latency.sampling import KernelRequest
-from amc.latency.table import network_key
 from amc.network_cost import NetworkCostModel
 from amc.network_structure import NetworkStructure, network_structure, sparse_requests
 from amc.registry import nearest
@@ -39,9 +38,7 @@ def structure_of(task: LoadedTask, space: SearchSpace, batch_size: int) -> Netwo
     """Return the operations of the task's network as functions of the space's widths."""
 
     def build(widths: Sequence[int]) -> nn.Module:
-        choices = space.plan(widths).choices
-        kept = {site: choice.kept for site, choice in choices.items()}
-        return compress(task.network, space.groups, kept)
+        return compress(task.network, space.groups, kept_of(space.plan(widths)))
 
     return network_structure(build, space.sites, task.batch(batch_size))
 
@@ -64,9 +61,16 @@ def cost_model(
                 f"was measured with {given.threads}; set latency.threads to that"
             )
         return NetworkCostModel(structure, given)
-    its = _networks(task, space, latency)
-    measured = _complete(its, structure.kernel_requests(), path, reporter)
-    own = restricted(measured, structure, task)
+    patterns = tuple(
+        dict.fromkeys(
+            STORED_AS.get(pattern, pattern)
+            for site in space.sites
+            for pattern in site.patterns.values()
+        )
+    )
+    requests = _requests(structure, task, patterns)
+    its = _networks(task, space, latency, patterns)
+    own = restricted(_complete(its, requests, path, reporter), requests, its.dense.key)
     _say_noise(own, path, reporter)
     return NetworkCostModel(structure, own)
 
@@ -81,11 +85,10 @@ def _say_noise(table: LatencyTable, path: Path, reporter: Reporter) -> None:
         )
 
 
-def restricted(table: LatencyTable, structure: NetworkStructure, task: LoadedTask) -> LatencyTable:
-    """Return the part of ``table`` that one network's search depends on."""
-    needed = {request.template.key for request in structure.kernel_requests()}
+def restricted(table: LatencyTable, requests: Sequence[KernelRequest], own: str) -> LatencyTable:
+    """Return the part of ``table`` that the search depends on of the network with key ``own``."""
+    needed = {request.template.key for request in requests}
     families = {key.partition(":")[0] for key in needed}
-    own = network_key(task.network_digest, structure.batch_size)
     return replace(
         table,
         backends={name: its for name, its in table.backends.items() if name in families},
@@ -184,8 +187,14 @@ def all_requests(
     task: LoadedTask, space: SearchSpace, batch_size: int, patterns: Sequence[str]
 ) -> list[KernelRequest]:
     """Return every kernel that a network of the space can run, dense and in ``patterns``."""
-    structure = structure_of(task, space, batch_size)
-    sparse = sparse_requests(structure, task.network, task.batch(batch_size), patterns)
+    return _requests(structure_of(task, space, batch_size), task, patterns)
+
+
+def _requests(
+    structure: NetworkStructure, task: LoadedTask, patterns: Sequence[str]
+) -> list[KernelRequest]:
+    inputs = task.batch(structure.batch_size)
+    sparse = sparse_requests(structure, task.network, inputs, patterns) if patterns else []
     return [*structure.kernel_requests(), *sparse]
 
 

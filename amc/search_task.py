@@ -58,7 +58,7 @@ class SearchTask:
     @property
     def dense_widths(self) -> tuple[int, ...]:
         """Every site at its full width."""
-        return tuple(site.channels for site in self.sites)
+        return tuple(site.full for site in self.sites)
 
     @property
     def smallest_widths(self) -> tuple[int, ...]:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from amc.config import SearchConfig
 from amc.config_sections import ObjectiveConfig
-from amc.cost import BUDGET_KEYS, Budget, Cost, CostModel
+from amc.cost import BUDGET_KEYS, Budget, Cost
 from amc.data import Data
 from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEvaluator
 from amc.journal import Journal, JournaledEvaluator
 from amc.latency import LatencyTable
-from amc.plan import Plan, digest
+from amc.network_cost import NetworkCostModel
+from amc.plan import Choice, Plan, digest
 from amc.reconstruction.curves import ErrorCurves
 from amc.reconstruction.least_squares import LeastSquares
 from amc.reconstruction.moments import MAX_COLUMNS, MAX_ROWS
@@ -56,7 +58,7 @@ class Session:
     config: SearchConfig
     task: LoadedTask
     space: SearchSpace
-    cost_model: CostModel
+    cost_model: NetworkCostModel
     table: LatencyTable
     budget: Budget
     dense_cost: Cost
@@ -132,6 +134,26 @@ class Session:
                 f"calibration examples cannot be solved for: {error}"
             ) from error
 
+    def plan(
+        self,
+        widths: Sequence[int],
+        weights: Mapping[str, Tensor] | None = None,
+        within: Plan | None = None,
+    ) -> Plan:
+        """Return the space's plan of given widths, each sparse layer with its fastest kernel.
+
+        Under a latency budget a layer that would run no faster than dense stays dense: zeros
+        that save nothing only cost accuracy.
+        """
+        plan = self.space.plan(widths, weights, within)
+        choices = dict(plan.choices)
+        for site, kernel in self.cost_model.kernels(widths).items():
+            if kernel == "dense" and self.budget.field == "latency_s":
+                choices[site] = Choice(1.0, ())
+            else:
+                choices[site] = replace(choices[site], kernel=kernel)
+        return Plan(choices)
+
     def evaluations_of(self, agent: str) -> int:
         """Return how many evaluations the agent gets: its own ``evaluations``, or the run's."""
         return int(self.config.agents[agent].get("evaluations", self.config.evaluations))
@@ -175,7 +197,7 @@ class Session:
 
     def unevaluated_task(self, agent: str) -> SearchTask:
         """Return a task for ``Agent.check``, which evaluates nothing."""
-        return self.search_task(agent, 0, _NoEvaluator(), lambda widths, _: self.space.plan(widths))
+        return self.search_task(agent, 0, _NoEvaluator(), lambda widths, _: self.plan(widths))
 
 
 def facts_of(schedule: Schedule) -> dict[str, Any]:
@@ -229,9 +251,9 @@ def run_search(
 
     def make_plan(widths: Sequence[int], parent: str | None) -> Plan:
         if parent is None:
-            return session.space.plan(widths)
+            return session.plan(widths)
         start = weights.start(parent)
-        return session.space.plan(widths, state_tensors(start.state), start.plan)
+        return session.plan(widths, state_tensors(start.state), start.plan)
 
     evaluator = session.racing(JournaledEvaluator(cache, journal), scoring)
     task = session.search_task(search.agent, search.seed, evaluator, make_plan)

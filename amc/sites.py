@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from amc.plan import Choice
+
+Decides = Literal["channels", "weights", "block"]
+
+
+THOUSAND = 1000  # weights in thousandths: as fine as latency tables are
 
 
 @dataclass(frozen=True)
@@ -22,14 +31,21 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Site:
-    """A group of coupled channels that are kept or removed together.
+    """One decision: how much of something stays. ``decides`` says of what.
 
-    ``name`` is the first layer, in order of execution, whose output channels these are; the
-    dimensions are that layer's. ``widths`` are the legal numbers of kept channels, ascending, the
-    last one being ``channels`` (nothing removed). ``layers`` names every coupled layer;
-    ``consumer`` is the first of them to use the channels, ``None`` where that is not known.
-    Beside a grouped convolution ``channels``, ``widths`` and what a plan keeps count units, each of
-    ``unit`` channels of the layer.
+    ``channels``: of a group of coupled channels that are kept or removed together. ``name`` is the
+    first layer, in order of execution, whose output channels these are; the dimensions are that
+    layer's. ``widths`` are the legal numbers of kept channels, ascending, the last one being
+    ``channels`` (nothing removed). ``layers`` names every coupled layer; ``consumer`` is the first
+    of them to use the channels, ``None`` where that is not known. Beside a grouped convolution
+    ``channels``, ``widths`` and what a plan keeps count units, each of ``unit`` channels of the
+    layer.
+
+    ``weights``: of one layer's weights. ``name`` is the weight's own (``layer1.0.conv1.weight``),
+    ``widths`` count thousandths of it, the last one being ``THOUSAND`` (dense), and ``patterns``
+    has the pattern of the zeros at each other width; ``channels`` are the layer's outputs.
+
+    ``block``: of a residual block, all (1) or nothing (0). ``name`` is the block's.
     """
 
     name: str
@@ -46,6 +62,24 @@ class Site:
     weights: int = 0  # the length of the first layer's weight, dense
     consumer: LayerShape | None = None
     unit: int = 1
+    decides: Decides = "channels"
+    patterns: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def full(self) -> int:
+        """The width at which nothing is removed."""
+        return {"channels": self.channels, "weights": THOUSAND, "block": 1}[self.decides]
+
+    @property
+    def layer(self) -> str:
+        """The layer that the dimensions are of; decisions on one layer are taken in one step."""
+        return self.layers[0] if self.decides == "weights" else self.name.partition(":")[0]
+
+    def width_of(self, choice: Choice) -> int:
+        """Return the width that a plan's choice for this site comes to."""
+        if self.decides == "channels":
+            return len(choice.kept)
+        return round(self.full * (1 - choice.sparsity) * choice.keep_ratio)
 
     @property
     def producer(self) -> LayerShape:
@@ -55,6 +89,6 @@ class Site:
             *(self.height, self.width, self.macs, self.weights),
         )
 
-    def nearest(self, channels: float) -> int:
-        """Return the legal width nearest to ``channels`` (the smaller one of two as near)."""
-        return min(self.widths, key=lambda w: (abs(w - channels), w))
+    def nearest(self, wish: float) -> int:
+        """Return the legal width nearest to ``wish`` (the smaller one of two as near)."""
+        return min(self.widths, key=lambda w: (abs(w - wish), w))

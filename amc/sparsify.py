@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from amc.errors import InputError
-from amc.kernels.patterns import KERNEL_OF, PATTERNS, keep_largest
+from amc.kernels.patterns import KERNEL_OF, STORED_AS, ZEROS, keep_largest
+from amc.plan import Plan
 from amc.registry import nearest
 
 RELU_FUNCTIONS = (F.relu, torch.relu, F.relu_, torch.relu_)
@@ -20,18 +22,36 @@ RELU_METHODS = ("relu", "relu_")
 
 @dataclass(frozen=True)
 class LayerPattern:
-    """How a layer is made sparse: ``sparsity`` in [0, 1), ``None`` where the pattern sets it."""
+    """How a layer is made sparse: ``sparsity`` in [0, 1), ``None`` where the pattern sets it.
+
+    ``kernel`` runs it: ``dense`` is torch's own, ``None`` the one that is made for the pattern.
+    """
 
     pattern: str
     sparsity: float | None = None
+    kernel: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a pattern that no kernel runs."""
-        if self.pattern not in PATTERNS:
-            close = nearest(self.pattern, list(PATTERNS)) or "."
+        if self.pattern not in ZEROS:
+            close = nearest(self.pattern, list(ZEROS)) or "."
             raise InputError(
-                f"pattern {self.pattern!r} is unknown{close} Known: {', '.join(PATTERNS)}"
+                f"pattern {self.pattern!r} is unknown{close} Known: {', '.join(ZEROS)}"
             )
+
+    @property
+    def stored_as(self) -> str:
+        """The pattern of the kernels that the weight is packed in."""
+        return STORED_AS.get(self.pattern, self.pattern)
+
+
+def layer_patterns(plan: Plan) -> dict[str, LayerPattern]:
+    """Return how each layer is made sparse of which ``plan`` decides so, by the layer's name."""
+    return {
+        site.removesuffix(".weight"): LayerPattern(c.pattern, c.sparsity, c.kernel)
+        for site, c in plan.choices.items()
+        if c.pattern != "dense"
+    }
 
 
 def sparse_layers(network: nn.Module) -> list[str]:
@@ -39,10 +59,11 @@ def sparse_layers(network: nn.Module) -> list[str]:
 
     Linear layers, and convolutions of images that have one group and pad with zeros.
     """
-    return [name for name, layer in network.named_modules() if _can_be_sparse(layer)]
+    return [name for name, layer in network.named_modules() if can_be_sparse(layer)]
 
 
-def _can_be_sparse(layer: nn.Module) -> bool:
+def can_be_sparse(layer: nn.Module) -> bool:
+    """Return whether a sparse kernel can run ``layer``; see ``sparse_layers``."""
     if type(layer) is nn.Linear:
         return layer.weight.dtype == torch.float32
     return (
@@ -58,33 +79,62 @@ def sparsified(network: nn.Module, layers: Mapping[str, LayerPattern]) -> nn.Mod
     """Return a copy of a ``deployed`` network that runs the named layers on sparse kernels.
 
     Of each the largest magnitudes stay that its pattern and sparsity allow; BatchNorm is folded
-    already, so that these are the weights that run. A ReLU that alone reads a sparse layer's output
+    already, so that these are the weights that run. Otherwise it is as ``packed``.
+    """
+    result = copy.deepcopy(network)
+    prune(result, layers)
+    return packed(result, layers)
+
+
+def prune(network: nn.Module, layers: Mapping[str, LayerPattern]) -> None:
+    """Set weights of the named layers to 0, in place: of each the largest magnitudes stay.
+
+    Raises ``InputError`` for a name that is no layer which a sparse kernel can run.
+    """
+    _check(network, layers)
+    for name, how in layers.items():
+        weight: Any = network.get_submodule(name).weight
+        # Pruned in the default layout, which masks do not depend on.
+        pruned = keep_largest(weight.detach().contiguous(), how.pattern, how.sparsity)
+        weight.data.copy_(pruned)
+
+
+def packed(network: nn.Module, layers: Mapping[str, LayerPattern]) -> nn.Module:
+    """Return a copy of a ``deployed`` network that runs the named layers on their kernels.
+
+    Their weights must have the zeros already. A ReLU that alone reads a sparse layer's output
     becomes part of the layer, where ``torch.fx`` traced the network. Raises ``InputError`` for a
-    name that is no such layer.
+    name that is no such layer, and where a weight has not the pattern.
     """
     from amc.kernels.modules import sparse_module
 
     result = copy.deepcopy(network)
-    possible = sparse_layers(result)
+    _check(result, layers)
     for name, how in layers.items():
-        if name not in possible:
-            raise InputError(
-                f"layer {name!r} cannot run on a sparse kernel{nearest(name, possible) or '.'} "
-                f"Those that can: {', '.join(possible)}"
-            )
+        kernel = how.kernel or KERNEL_OF[how.stored_as]
+        if kernel == "dense":
+            continue
         layer = result.get_submodule(name)
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
         # Copied in the default layout: so the kernels pack it.
-        weight = layer.weight.detach().contiguous()
-        pruned = keep_largest(weight, how.pattern, how.sparsity)
-        layer.weight = nn.Parameter(pruned, requires_grad=False)
+        layer.weight = nn.Parameter(layer.weight.detach().contiguous(), requires_grad=False)
         relu = _take_relu(result, name)
-        sparse = sparse_module(layer, how.pattern, KERNEL_OF[how.pattern], relu=relu)
+        sparse = sparse_module(layer, how.stored_as, kernel, relu=relu)
         result.set_submodule(name, sparse.eval())
     if isinstance(result, fx.GraphModule):
         result.delete_all_unused_submodules()
         result.recompile()
     return result
+
+
+def _check(network: nn.Module, layers: Mapping[str, LayerPattern]) -> None:
+    possible = sparse_layers(network)
+    for name in layers:
+        if name not in possible:
+            raise InputError(
+                f"layer {name!r} cannot run on a sparse kernel{nearest(name, possible) or '.'} "
+                f"Those that can: {', '.join(possible)}"
+            )
 
 
 def _take_relu(network: nn.Module, name: str) -> bool:

@@ -16,6 +16,7 @@ from amc.latency.clock import Timing, settled, timed_warm
 from amc.latency.reference import Reference
 from amc.latency.session import device_settings
 from amc.latency.table import LatencyTable
+from amc.sparsify import LayerPattern, packed
 
 PRECISION = 0.02  # of the 95% interval of a median, half its width
 PATIENCE_S = 3.0  # at first, for the device to be as fast as it was for the table
@@ -66,12 +67,18 @@ def measure_networks(
     table: LatencyTable,
     dense: tuple[str, nn.Module] | None = None,
     seconds_each: float = 3.0,
+    patterns: Mapping[str, Mapping[str, LayerPattern]] | None = None,
 ) -> dict[str, Measured]:
     """Return the time of each of ``networks`` on ``inputs``, one batch, with the table's threads.
 
-    The networks are deployed first, and never changed; see ``measure_deployed``.
+    The networks are deployed first, and never changed; see ``measure_deployed``. Where ``patterns``
+    names one, those of its layers run on their sparse kernels.
     """
-    subjects = {name: deployed(network, inputs) for name, network in networks.items()}
+    sparse = patterns or {}
+    subjects = {
+        name: packed(deployed(network, inputs), sparse.get(name, {}))
+        for name, network in networks.items()
+    }
     yardstick = (dense[0], deployed(dense[1], inputs)) if dense else None
     return measure_deployed(subjects, inputs, table, yardstick, seconds_each)
 

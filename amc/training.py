@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +79,8 @@ class Trainer:
     ``[N, K]``, for the Kullback-Leibler divergence. The order of examples and the augmentation
     depend on ``seed`` alone. ``l1`` times the sum of absolute weights of kernels and matrices is
     added to what is minimised, as ``schedule.weight_decay`` is to the gradient of every parameter;
-    the losses that are returned leave both out.
+    the losses that are returned leave both out. The weights of layers named in ``sparse`` that are
+    0 at the first step stay 0.
     """
 
     def __init__(
@@ -90,8 +91,10 @@ class Trainer:
         seed: int,
         distillation: Distillation | None = None,
         l1: float = 0.0,
+        sparse: Collection[str] = (),
     ) -> None:
         self.network, self.steps_done = network, 0
+        self._sparse, self._masks = sparse, dict[str, Tensor]()
         self._data, self._schedule = data, schedule
         self._distillation, self._l1 = distillation, l1
         self._generator = torch.Generator().manual_seed(seed)
@@ -109,6 +112,8 @@ class Trainer:
     def step(self) -> Tensor:
         """Take one step, for which the network must be in training mode; return its loss."""
         schedule, generator = self._schedule, self._generator
+        if len(self._masks) < len(self._sparse):
+            self._masks = {name: self._weight(name) != 0 for name in self._sparse}
         if len(self._order) < self._batch_size:
             self._order = torch.randperm(len(self._data), generator=generator)
         index = self._order[: self._batch_size]
@@ -126,8 +131,15 @@ class Trainer:
         if self._l1:
             self._shrink()
         self._optimizer.step()
+        for name, mask in self._masks.items():
+            self._weight(name).mul_(mask)
         self.steps_done += 1
         return loss.detach()
+
+    def _weight(self, layer: str) -> Tensor:
+        weight = self.network.get_submodule(layer).weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
 
     def _shrink(self) -> None:
         for parameter in self.network.parameters():
@@ -147,6 +159,7 @@ class Trainer:
     def load(self, state: Mapping[str, Tensor], steps_done: int) -> None:
         """Go back to a ``state`` after ``steps_done``; what follows is the same, bit for bit."""
         self.steps_done, self._order = steps_done, state["order"]
+        self._masks.clear()
         self._generator.set_state(state["generator"])
         self.network.load_state_dict(
             {name: state[f"network.{name}"] for name in self.network.state_dict()}
@@ -165,12 +178,13 @@ def fit(
     schedule: Schedule,
     seed: int,
     on_step: Callable[[int, float], None] | None = None,
+    sparse: Collection[str] = (),
 ) -> None:
     """Train ``network`` in place on ``data`` with a ``Trainer``, and leave it in evaluation mode.
 
-    ``on_step`` receives the step, from 1, and the batch's loss.
+    ``on_step`` receives the step, from 1, and the batch's loss; zeros of ``sparse`` layers stay.
     """
-    trainer = Trainer(network, data, schedule, seed)
+    trainer = Trainer(network, data, schedule, seed, sparse=sparse)
     while trainer.steps_done < schedule.steps:
         loss = trainer.step()
         if on_step is not None:

@@ -27,6 +27,7 @@ from amc.recovery import Recovery
 from amc.scores import Scored, SearchScore
 from amc.scoring.program import Forward
 from amc.search_task import preserved_generators, seed_everything
+from amc.sparsify import layer_patterns, prune
 from amc.task import Score
 from amc.training import Schedule, fit
 
@@ -171,10 +172,12 @@ class Worker:
         clock.append(time.perf_counter())
         if work.start is None:
             self.recovery.reconstruct(network, kept_of(work.plan))
+        patterns = layer_patterns(work.plan)
+        prune(network, patterns)
         clock.append(time.perf_counter())
         if work.finetune:
             schedule = replace(self.job.short_term, steps=work.finetune)
-            fit(network, self.job.train, schedule, work.seed)
+            fit(network, self.job.train, schedule, work.seed, sparse=patterns)
         clock.append(time.perf_counter())
         self.recovery.recalibrate(network)
         clock.append(time.perf_counter())
@@ -215,15 +218,17 @@ class Worker:
             return self._finalise(plan, own, test, steps)
 
     def _finalise(self, plan: Plan, own: State | None, test: Data | None, steps: int) -> Final:
-        network = self.build(plan, None)
+        network, patterns = self.build(plan, None), layer_patterns(plan)
         test = None if test is None else test.channels_last()
         if own is not None:
             network.load_state_dict(state_tensors(own))
             network.eval()
         else:
             self.recovery.reconstruct(network, kept_of(plan))
+            prune(network, patterns)
             self.recovery.recalibrate(network)
-            own = state_arrays(network) if self.recovery.reconstructs else None
+            changed = self.recovery.reconstructs or patterns
+            own = state_arrays(network) if changed else None
         scored = self._searched(network, None)
         final = Final(
             searched=scored.score,
@@ -237,7 +242,8 @@ class Worker:
         )
         if not steps:
             return final
-        fit(network, self.job.train, replace(self.job.short_term, steps=steps), seed=0)
+        schedule = replace(self.job.short_term, steps=steps)
+        fit(network, self.job.train, schedule, seed=0, sparse=patterns)
         return replace(
             final,
             finetuned_search_score=self._score(network, self.job.search),

@@ -106,7 +106,7 @@ class Convention:
 
     def widths(self, site: Site) -> tuple[int, ...]:
         """Return the legal widths of ``site`` within the bounds, ascending, at least one."""
-        low, high = (b * site.channels for b in (self.lower_bound - 1e-9, self.upper_bound + 1e-9))
+        low, high = (b * site.full for b in (self.lower_bound - 1e-9, self.upper_bound + 1e-9))
         within = tuple(w for w in site.widths if low <= w <= high)
         return within or (next(w for w in site.widths if w >= low),)
 

@@ -33,9 +33,10 @@ class PruningVecEnv(VecEnv):
         self.task = task
         self.course = Course(task, convention)
         self._scripts: deque[Sequence[int]] = deque()
-        self._actions: Array = np.zeros((task.walks, 1), dtype=np.float32)
+        self._actions: Array = np.zeros((task.walks, len(self.course.kinds)), dtype=np.float32)
         self.walks = [Walk(self.course) for _ in range(task.walks)]
-        super().__init__(task.walks, observation_space(self.course.convention), action_space())
+        spaces = observation_space(self.course.convention), action_space(self.course)
+        super().__init__(task.walks, *spaces)
 
     def demonstrate(self, plans: Sequence[Sequence[int]]) -> None:
         """Let the next walks that start follow ``plans`` (widths), one each, instead of actions.
@@ -58,14 +59,14 @@ class PruningVecEnv(VecEnv):
         return self._observations()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take the actions ``[N, 1]`` of the next step."""
-        self._actions = np.asarray(actions, dtype=np.float32).reshape(self.num_envs, 1)
+        """Take the actions ``[N, kinds]`` of the next step."""
+        self._actions = np.asarray(actions, dtype=np.float32).reshape(self._actions.shape)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Decide one site a walk; score all plans when it was the last one."""
+        """Take one step a walk; score all plans when it was the last one."""
         infos = [
-            step_info(walk, walk.step(float(action)))
-            for walk, action in zip(self.walks, self._actions[:, 0], strict=True)
+            step_info(walk, walk.step(action))
+            for walk, action in zip(self.walks, self._actions, strict=True)
         ]
         for walk, info in zip(self.walks, infos, strict=True):
             info["TimeLimit.truncated"] = False

@@ -10,13 +10,20 @@ action ``a_t``, and actions limited by the budget (algorithm 1). Deviations, eac
 - By default an action in [0, 1] spans the site's own legal widths and decides *output* channels;
   the published meaning is ``action: input`` of ``envs.state.Convention``.
 - Where the objective needs no wall (``SearchTask.wall``), every width within the bounds is open.
+- Where sites decide on a layer's channels and on its weights, one step takes both, in this order,
+  with an action of two numbers (``Course.kinds`` names them). Each of them spans the legal widths
+  of its own site, ascending, as the one action does elsewhere: of a layer's weights, from the
+  sparsest rung of its ladder (0) to dense (1). A number that no site of the step asks for counts
+  as 1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +35,15 @@ from amc.sites import Site
 from envs.state import Convention
 
 REMEMBERED = 4096  # beginnings of walks
+KINDS: Final = ("channels", "weights", "block")  # of decisions, in the order of an action's numbers
 
 
 class Course:
     """What all walks of a task share: the features that never change, the floor, the limit.
 
-    ``sites`` have the widths within the convention's bounds alone. ``floor`` is the cheapest
-    complete plan found, ``[L]`` widths; it fits the budget. Raises ``InputError`` where it does
+    ``sites`` have the widths within the convention's bounds alone. ``steps`` has the sites of each
+    step, ``kinds`` what the numbers of an action decide on. ``floor`` is the cheapest complete plan
+    found, ``[sites]`` widths; it fits the budget. Raises ``InputError`` where it does
     not: then no walk could end within the budget.
     """
 
@@ -44,6 +53,8 @@ class Course:
             replace(site, widths=convention.widths(site)) for site in task.sites
         )
         self.legal = tuple(site.widths for site in task.sites)
+        self.kinds = tuple(k for k in KINDS if any(site.decides == k for site in self.sites))
+        self.steps = steps_of(self.sites)
         self.wall = task.wall
         self.costs = task.budget_costs
         self.within = task.budget.within
@@ -57,8 +68,8 @@ class Course:
                 f"reachable {np.ceil(floor_cost[0] / self.dense_cost * 1000) / 1000:g}; raise it "
                 f"or lower {'lower_bound' if convention.lower_bound else 'sites.min_keep_ratio'}"
             )
-        self.low = np.asarray([s.widths[0] / s.channels for s in self.sites])
-        self.high = np.asarray([s.widths[-1] / s.channels for s in self.sites])
+        self.low = np.asarray([s.widths[0] / s.full for s in self.sites])
+        self.high = np.asarray([s.widths[-1] / s.full for s in self.sites])
         self.static = convention.static(self.sites)
         self.rest = self._rest()
         # An episode is drawn before it is walked, and walks begin alike: asked for again and again.
@@ -103,11 +114,11 @@ class Course:
         keep_ratio = float(np.clip(action, *self.convention.action_range))
         if self.convention.action == "output":
             keep_ratio = self.low[t] + keep_ratio * (self.high[t] - self.low[t])
-        return float(keep_ratio * self.sites[t].channels)
+        return float(keep_ratio * self.sites[t].full)
 
     def action(self, t: int, width: int) -> float:
         """Return the action in [0, 1] that means exactly ``width``; 1 where there is no choice."""
-        keep_ratio = width / self.sites[t].channels
+        keep_ratio = width / self.sites[t].full
         if self.convention.action == "input":
             return float(keep_ratio)
         if self.low[t] >= self.high[t]:
@@ -125,6 +136,18 @@ class Course:
                 raise ValueError(f"{width} is not a legal width of site {site.name!r}")
         if not self.within(self.costs(np.asarray([widths], dtype=np.int64)))[0]:
             raise ValueError("the widths to follow do not fit the budget")
+
+
+def steps_of(sites: Sequence[Site]) -> tuple[range, ...]:
+    """Return the sites of each step: one, or a layer's channels and weights."""
+    starts = [
+        t
+        for t, site in enumerate(sites)
+        if not t
+        or (site.layer, site.decides, sites[t - 1].decides)
+        != (sites[t - 1].layer, "weights", "channels")
+    ]
+    return tuple(map(range, starts, [*starts[1:], len(sites)]))
 
 
 class Walk:
@@ -147,6 +170,7 @@ class Walk:
         self._script = script
         self._reduced = 0.0
         self.widths: tuple[int, ...] = ()
+        self.steps = 0
 
     def restarted(self) -> Walk:
         """Return this walk at its start, with the same script."""
@@ -173,9 +197,9 @@ class Walk:
         After the last step it is the last site's row with nothing left to save.
         """
         t = min(self.position, len(self._course.sites) - 1)
-        last = self.position - 1
-        previous = self.widths[last] / self._course.dense[last] if self.widths else 1.0
-        rest = 0.0 if self.done else self._course.rest[t]
+        before = self._course.steps[self.steps - 1] if self.steps else ()
+        previous = math.prod(self.widths[i] / self._course.dense[i] for i in before)
+        rest = 0.0 if self.done else self._course.rest[self._course.steps[self.steps][-1]]
         tail = np.clip([self._reduced, rest, previous], 0.0, 1.0)
         return np.concatenate([self._course.static[t], tail]).astype(np.float32)
 
@@ -183,7 +207,16 @@ class Walk:
         """Return the largest legal width of the site at hand that still fits."""
         return int(self._course.fitting(self.widths)[-1])
 
-    def step(self, action: float) -> float:
+    def step(self, actions: Sequence[float] | NDArray[np.float32]) -> tuple[float, ...]:
+        """Take one step with ``actions`` in [0, 1], one a kind; return the executed ones."""
+        executed = dict.fromkeys(self._course.kinds, 1.0)
+        for site in self._course.steps[self.steps]:
+            kind = self._course.sites[site].decides
+            executed[kind] = self._decide(float(actions[self._course.kinds.index(kind)]))
+        self.steps += 1
+        return tuple(executed.values())
+
+    def _decide(self, action: float) -> float:
         """Execute ``action`` in [0, 1] at the site at hand; return the executed action.
 
         The request is brought under the wall, then to the nearest width on the envelope (the

@@ -3,4 +3,9 @@
 Adding one takes a file here and a line in ``SEARCH_SPACES``.
 """
 
-SEARCH_SPACES: dict[str, str] = {"channel": "search_spaces.channel:ChannelSpace"}
+SEARCH_SPACES: dict[str, str] = {
+    "channel": "search_spaces.channel:ChannelSpace",
+    "nm": "search_spaces.nm:NMSpace",
+    "fine_grained": "search_spaces.fine_grained:FineGrainedSpace",
+    "mixed": "search_spaces.mixed:MixedSpace",
+}

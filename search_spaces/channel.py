@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc.compress import compress, masks, unused
+from amc.compress import compress, kept_of, masks, unused
 from amc.coupling import ChannelGroup, Member, trace_coupling
 from amc.criteria import CRITERIA
 from amc.errors import InputError
 from amc.plan import Choice, Plan
-from amc.registry import lookup, nearest
+from amc.registry import lookup
 from amc.sites import Site
+from search_spaces.names import check_names, is_within
 
 TOLERANCE = 1e-3  # of the largest output, between a narrower network and its dense equal
 
@@ -54,10 +55,10 @@ class ChannelSpace:
         ``exclude`` that is no layer, and where no site is left.
         """
         groups, excluded = trace_coupling(network, example_inputs)
-        _check_names(network, exclude)
+        check_names(network, exclude)
         usable = []
         for group in groups:
-            chosen = [e for e in exclude if any(_within(layer, e) for layer in producers(group))]
+            chosen = [e for e in exclude if any(is_within(layer, e) for layer in producers(group))]
             reason = "excluded by sites.exclude" if chosen else ""
             reason = reason or _why_not(network, example_inputs, group)
             if reason:
@@ -109,7 +110,7 @@ class ChannelSpace:
     ) -> dict[str, Tensor]:
         """Return the score of every channel of every site, float64; -inf where it is gone."""
         weights = self.dense_weights if weights is None else weights
-        kept = {} if within is None else {s: c.kept for s, c in within.choices.items()}
+        kept = {} if within is None else kept_of(within)
         present = masks(self.groups, kept)
         criterion = lookup(CRITERIA, self.criterion, "sites.criterion")
         scores: dict[str, Tensor] = {}
@@ -218,17 +219,3 @@ def _by_channel(
     result = torch.zeros(channels, depth, rows.shape[1], dtype=torch.float64)
     result[torch.from_numpy(channel), torch.from_numpy(occurrence)] = rows[torch.from_numpy(index)]
     return result.flatten(1)
-
-
-def _within(layer: str, name: str) -> bool:
-    return layer == name or layer.startswith(f"{name}.")
-
-
-def _check_names(network: nn.Module, exclude: Sequence[str]) -> None:
-    known = [name for name, _ in network.named_modules() if name]
-    for name in exclude:
-        if name not in known:
-            raise InputError(
-                f"sites.exclude names {name!r}, which is no layer of the network"
-                f"{nearest(name, known)}; amc inspect lists them"
-            )

@@ -79,7 +79,10 @@ def test_replay_writes_the_reward_everywhere_and_takes_the_baseline_off_samples(
                 np.zeros((2, 1)),
                 np.asarray(rewards) * last,
                 np.full(2, last),
-                [{"executed_action": a, "scripted": False} for a in (0.25, 1.0)],
+                [
+                    {"executed_action": np.array([a], np.float32), "scripted": False}
+                    for a in (0.25, 1.0)
+                ],
             )
     np.testing.assert_allclose(buffer.rewards, [[0.2, 0.4]] * 3 + [[0.9, 0.1]] * 3)
     np.testing.assert_allclose(buffer.actions[:, :, 0], [[-0.5, 1.0]] * 6)

@@ -72,11 +72,11 @@ def test_walks_that_begin_alike_price_their_beginning_once() -> None:
     course.costs = counted
     first, again = Walk(course), Walk(course)
     while not first.done:
-        first.step(0.5)
+        first.step((0.5,))
     assert priced
     priced.clear()
     while not again.done:
-        again.step(0.5)
+        again.step((0.5,))
     assert again.widths == first.widths
     assert not priced
     assert np.array_equal(again.observation(), first.observation())

@@ -35,7 +35,7 @@ def test_every_walk_ends_within_the_budget_at_legal_widths(
     walk = Walk(Course(task))
     for t, action in enumerate(chosen):
         wall = walk.wall()
-        executed = walk.step(action)
+        (executed,) = walk.step((action,))
         assert 0.0 <= executed <= 1.0
         assert walk.widths[t] <= wall
         assert walk.widths[t] in task.sites[t].widths
@@ -52,7 +52,7 @@ def test_the_executed_action_means_exactly_the_executed_width(chosen: list[float
     course = Course(toy_task(sites=8, key="predicted_latency"))
     first, again = Walk(course), Walk(course)
     for action in chosen:
-        again.step(first.step(action))
+        again.step(first.step((action,)))
     assert first.widths == again.widths
 
 
@@ -60,7 +60,7 @@ def test_greedy_actions_fill_the_budget() -> None:
     task = toy_task(sites=8, key="macs", fraction=0.5)
     walk = Walk(Course(task))
     while not walk.done:
-        walk.step(1.0)
+        walk.step((1.0,))
     assert walk.widths[0] == task.sites[0].channels
     assert task.cost(walk.widths).macs > 0.9 * task.budget.limit
 
@@ -74,7 +74,7 @@ def test_the_wall_is_the_largest_width_that_fits_beside_the_floor() -> None:
         plan = [*walk.widths, *course.floor[t:]]
         fitting = [w for w in task.sites[t].widths if task.fits([*plan[:t], w, *plan[t + 1 :]])]
         assert walk.wall() == fitting[-1]
-        walk.step(1.0)
+        walk.step((1.0,))
 
 
 def test_widths_that_cost_more_than_a_wider_one_are_passed_over() -> None:
@@ -87,8 +87,8 @@ def test_widths_that_cost_more_than_a_wider_one_are_passed_over() -> None:
     assert costs[slow] > costs[slow + 1], "the toy's table is not monotone here"
     walk = Walk(course)
     for width in course.floor[:5]:
-        walk.step(course.action(walk.position, int(width)))
-    walk.step(course.action(5, 22))
+        walk.step((course.action(walk.position, int(width)),))
+    walk.step((course.action(5, 22),))
     assert walk.widths[5] == 20, "the narrower of the two nearest that are left"
 
 
@@ -98,7 +98,7 @@ def test_walks_reach_a_budget_below_the_cost_of_the_smallest_widths() -> None:
     for action in (0.0, 0.5, 1.0):
         walk = Walk(Course(task))
         while not walk.done:
-            walk.step(action)
+            walk.step((action,))
         assert task.fits(walk.widths)
 
 
@@ -109,7 +109,7 @@ def test_features_are_those_of_the_paper() -> None:
     names = list(FEATURES)
     rows = [walk.observation()]
     while not walk.done:
-        walk.step(0.5)
+        walk.step((0.5,))
         rows.append(walk.observation())
     table = np.stack(rows)
     assert table[0, names.index("t")] == 0.0
@@ -133,7 +133,7 @@ def test_features_are_those_of_the_released_code() -> None:
     names = list(RELEASED_FEATURES)
     rows = [walk.observation()]
     while not walk.done:
-        walk.step(0.5)
+        walk.step((0.5,))
         rows.append(walk.observation())
     table = np.stack(rows)
     assert table.shape == (9, 10)
@@ -152,7 +152,7 @@ def test_features_are_those_of_the_released_code() -> None:
     assert by_name["weights"].tolist() == pytest.approx(scaled([s.weights for s in sites]))
     paper = Walk(Course(task))
     while not paper.done:
-        paper.step(0.5)
+        paper.step((0.5,))
     np.testing.assert_array_equal(table[8, -3:], paper.observation()[-3:])
 
 
@@ -184,8 +184,8 @@ def test_the_input_action_is_a_keep_ratio_cut_to_its_bounds(action: float, width
     course = Course(task, Convention(action="input", lower_bound=0.3, upper_bound=0.76))
     walk = Walk(course)
     for _ in range(5):
-        walk.step(0.76)
-    assert walk.step(action) == pytest.approx(width / 64)
+        walk.step((0.76,))
+    assert walk.step((action,)) == pytest.approx((width / 64,))
     assert walk.widths[5] == width
 
 
@@ -198,7 +198,7 @@ def test_no_walk_leaves_the_bounds_or_the_budget(
     course = Course(task, Convention("paper", action, *bounds))
     walk, again = Walk(course), Walk(course)
     for wish in chosen:
-        again.step(walk.step(wish))
+        again.step(walk.step((wish,)))
     assert again.widths == walk.widths, "an executed action means its width"
     assert task.fits(walk.widths)
     for site, width in zip(task.sites, walk.widths, strict=True):
@@ -237,7 +237,7 @@ def test_without_a_wall_every_width_is_open() -> None:
     walk = Walk(Course(task))
     while not walk.done:
         assert walk.wall() == task.sites[walk.position].channels
-        walk.step(1.0)
+        walk.step((1.0,))
     assert walk.widths == task.dense_widths
 
 
@@ -246,9 +246,9 @@ def test_a_script_is_followed_whatever_the_actions() -> None:
     course = Course(task)
     script = task.smallest_widths
     walk = Walk(course, script)
-    executed = [walk.step(1.0) for _ in script]
+    executed = [walk.step((1.0,)) for _ in script]
     assert walk.widths == script
-    assert executed == [0.0] * 8
+    assert executed == [(0.0,)] * 8
 
 
 def test_a_script_must_be_legal_and_fit() -> None:

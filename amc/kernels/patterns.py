@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,23 @@ UNSTRUCTURED = ("csr", "csc")
 PATTERNS = (*KEEP, *UNSTRUCTURED, "4x1")
 # The registered kernel that runs a pattern.
 KERNEL_OF = {"2:4": "nm", "1:4": "nm", "csr": "csr", "csc": "csc", "4x1": "block"}
+# Zeros in whole rows of a kernel, or whole kernels: no kernel is made for them alone.
+STORED_AS = {"vector": "csr", "kernel": "csr"}
+ZEROS = (*PATTERNS, *STORED_AS)
 
 
-def keep_largest(weight: Tensor, pattern: str, sparsity: float | None = None) -> Tensor:
-    """Return a copy of ``weight`` with the smallest magnitudes set to 0, as ``pattern`` asks.
+def keep_largest(
+    weight: Tensor, pattern: str, sparsity: float | None = None, scores: Tensor | None = None
+) -> Tensor:
+    """Return a copy of ``weight`` with the lowest ``scores`` set to 0, as ``pattern`` asks.
 
-    "2:4" and "1:4" set their own sparsity; the others need ``sparsity``, in [0, 1]: exactly that
-    fraction of the elements, or of the 4x1 blocks (by their sum of magnitudes), rounded.
+    ``scores`` are not negative, in the shape of ``weight``; by default the magnitudes. "2:4" and
+    "1:4" set their own sparsity; the others need ``sparsity``, in [0, 1]: exactly that fraction of
+    the elements, or of blocks (by their sum of scores), rounded. Blocks are four outputs ("4x1"), a
+    row of a kernel ("vector"), or all positions of a kernel ("kernel").
     """
-    if pattern not in PATTERNS:
-        raise InputError(f"pattern {pattern!r} is unknown; known: {', '.join(PATTERNS)}")
+    if pattern not in ZEROS:
+        raise InputError(f"pattern {pattern!r} is unknown; known: {', '.join(ZEROS)}")
     if pattern in KEEP:
         own = 1 - KEEP[pattern] / 4
         if sparsity not in (None, own):
@@ -34,14 +42,21 @@ def keep_largest(weight: Tensor, pattern: str, sparsity: float | None = None) ->
                 "choose 'csr' for other sparsities"
             )
         matrix = as_matrix(weight, 4)
-        return as_weight(np.where(_largest_of_four(matrix, KEEP[pattern]), matrix, 0), weight.shape)
+        ranked = matrix if scores is None else as_matrix(scores, 4)
+        return as_weight(np.where(_largest_of_four(ranked, KEEP[pattern]), matrix, 0), weight.shape)
     if sparsity is None or not 0 <= sparsity <= 1:
         raise InputError(
             f"`sparsity` for pattern {pattern!r} must lie in [0, 1], but got {sparsity}; "
             "it is the fraction of zeros"
         )
     matrix = as_matrix(weight)
-    kept = _largest_blocks(matrix, sparsity) if pattern == "4x1" else _largest(matrix, sparsity)
+    ranked = matrix if scores is None else as_matrix(scores)
+    if pattern == "4x1":
+        kept = _largest_blocks(ranked, sparsity)
+    elif pattern in STORED_AS:
+        kept = _largest_of_kernels(ranked, pattern, weight.shape, sparsity)
+    else:
+        kept = _largest(ranked, sparsity)
     return as_weight(np.where(kept, matrix, np.float32(0)), weight.shape)
 
 
@@ -94,3 +109,14 @@ def _largest_blocks(matrix: NDArray[np.float32], sparsity: float) -> NDArray[np.
     padded = np.pad(np.abs(matrix), ((0, ceil_to(rows, 4) - rows), (0, 0)))
     kept = _largest(padded.reshape(-1, 4, depth).sum(axis=1), sparsity)
     return np.repeat(kept, 4, axis=0)[:rows]
+
+
+def _largest_of_kernels(
+    matrix: NDArray[np.float32], pattern: str, shape: Sequence[int], sparsity: float
+) -> NDArray[np.bool_]:
+    """Return a mask that keeps or drops rows of kernels, or whole kernels, by their sums."""
+    height, width = (*shape[2:], 1, 1)[:2]
+    taps = np.abs(matrix).reshape(shape[0], height, width, -1)
+    axes = 2 if pattern == "vector" else (1, 2)
+    kept = _largest(taps.sum(axis=axes, keepdims=True), sparsity)
+    return np.broadcast_to(kept, taps.shape).reshape(matrix.shape)

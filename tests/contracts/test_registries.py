@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from amc.compress import compress
+from amc.compress import compress, kept_of
 from amc.cost import BUDGET_KEYS, cheapest_widths, make_budget
 from amc.data import Data
 from amc.errors import InputError
 from amc.kernels import KERNELS
 from amc.network_cost import NetworkCostModel
+from amc.plan import Plan
 from amc.pricing import structure_of
 from amc.registry import lookup
+from amc.sparsify import layer_patterns, prune
 from amc.task import LoadedTask, load_task
 from amc.worker import score
 from amc.zoo import ZOO
@@ -61,7 +63,7 @@ def space_of(name: str) -> tuple[Any, NetworkCostModel]:
 def test_a_spaces_plans_are_legal_and_their_networks_run(name: str) -> None:
     task, (space, model) = task_of("digits"), space_of(name)
     rng = np.random.default_rng(0)
-    dense = [site.channels for site in space.sites]
+    dense = [site.full for site in space.sites]
     smallest = [site.widths[0] for site in space.sites]
     for widths in (dense, smallest, [int(rng.choice(site.widths)) for site in space.sites]):
         plan = space.plan(widths)
@@ -69,26 +71,28 @@ def test_a_spaces_plans_are_legal_and_their_networks_run(name: str) -> None:
         assert list(plan.choices) == [site.name for site in space.sites]
         for site, width in zip(space.sites, widths, strict=True):
             choice = plan.choices[site.name]
-            assert len(choice.kept) == width
-            assert choice.keep_ratio == width / site.channels
+            assert site.width_of(choice) == width
+            assert plan.keep_ratios[site.name] == pytest.approx(width / site.full)
             assert set(choice.kept) <= set(range(site.channels))
-        kept = {site: choice.kept for site, choice in plan.choices.items()}
-        network = compress(task.network, space.groups, kept)
+            assert (choice.pattern == "dense") == (site.patterns.get(width) is None)
+        assert Plan.from_json(plan.as_json()) == plan
+        network = compress(task.network, space.groups, kept_of(plan))
+        prune(network, layer_patterns(plan))
         with torch.inference_mode():
             outputs = network(*task.search[:2].inputs)
         assert outputs.shape == (2, 10)
         assert bool(torch.isfinite(outputs).all())
-        params = sum(parameter.numel() for parameter in network.parameters())
+        params = sum(int(p.count_nonzero()) for p in network.parameters())
         assert model.costs(np.array([widths]))["params"][0] == params
     with pytest.raises(InputError, match="is not legal"):
-        space.plan([site.channels + 1 for site in space.sites])
+        space.plan([site.full + 1 for site in space.sites])
 
 
 @pytest.mark.parametrize("key", BUDGET_KEYS)
 @pytest.mark.parametrize("name", SEARCH_SPACES)
 def test_a_spaces_budgets_are_fractions_of_dense(name: str, key: str) -> None:
     space, model = space_of(name)
-    dense = model.costs(np.array([[site.channels for site in space.sites]]))[BUDGET_KEYS[key]][0]
+    dense = model.costs(np.array([[site.full for site in space.sites]]))[BUDGET_KEYS[key]][0]
     assert make_budget(key, 1.0, model, space.sites).limit == dense
     cheapest = cheapest_widths(model, space.sites, BUDGET_KEYS[key])
     reach = model.costs(cheapest[None])[BUDGET_KEYS[key]][0] / dense

@@ -1,0 +1,168 @@
+"""Costs of sparse layers equal those of the network that is really built, packed and traced."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from amc.compress import compress, kept_of
+from amc.deploy import deployed
+from amc.kernels.modules import sparse_module
+from amc.kernels.patterns import KERNEL_OF, PATTERNS, STORED_AS, ZEROS, keep_largest
+from amc.kernels.sizes import packed_bytes, stored_weights
+from amc.latency import LatencyTable
+from amc.latency.trace import trace_ops
+from amc.network_cost import NetworkCostModel
+from amc.pricing import structure_of
+from amc.sparsify import LayerPattern, layer_patterns, packed, prune
+from amc.task import LoadedTask, load_task
+from search_spaces.mixed import MixedSpace
+from tests.test_network_cost import invented
+
+BATCH = 2
+
+
+@cache
+def mixed() -> tuple[LoadedTask, MixedSpace, NetworkCostModel, LatencyTable]:
+    task = load_task("digits")
+    space = MixedSpace.of(
+        task.network, task.inputs, patterns=("2:4", "1:4", "csr", "4x1"), sparsities=(0.3, 0.8)
+    )
+    structure = structure_of(task, space, BATCH)
+    table = invented(structure)
+    return task, space, NetworkCostModel(structure, table), table
+
+
+def drawn(seed: int) -> list[int]:
+    rng = np.random.default_rng(seed)
+    return [int(rng.choice(site.widths)) for site in mixed()[1].sites]
+
+
+def built(widths: list[int]) -> tuple[nn.Module, dict[str, LayerPattern]]:
+    """Return the pruned network of a plan, and its patterns with the kernels that were priced."""
+    task, space, model, _ = mixed()
+    plan = space.plan(widths)
+    network = compress(task.network, space.groups, kept_of(plan))
+    patterns = layer_patterns(plan)
+    prune(network, patterns)
+    kernels = model.kernels(widths)
+    return network, {
+        layer: LayerPattern(how.pattern, how.sparsity, kernels[f"{layer}.weight"])
+        for layer, how in patterns.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_predicted_latency_is_that_of_what_the_packed_network_runs(seed: int) -> None:
+    task, _, model, table = mixed()
+    network, patterns = built(drawn(seed))
+    inputs = task.batch(BATCH)
+    ops = trace_ops(packed(deployed(network, inputs), patterns), inputs)
+    kernels = {op.template.kernel for op in ops}
+    assert len(kernels) > 1, "some layer is sparse"
+    expected = table.network_latency(ops)
+    costs = model.costs(np.array([drawn(seed)]))
+    # Densities of small layers come out in whole weights, not in thousandths.
+    assert costs["latency_s"][0] == pytest.approx(expected, rel=2e-3)
+    lines = model.breakdown(drawn(seed))
+    assert sum(line.latency_s for line in lines) == pytest.approx(costs["latency_s"][0])
+    sparse = [line for line in lines if not line.kernel.startswith("dense")]
+    assert len(sparse) == sum(op.template.kernel != "dense" for op in ops)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_stored_weights_and_their_bytes_are_those_of_the_packed_network(seed: int) -> None:
+    _, _, model, _ = mixed()
+    network, patterns = built(drawn(seed))
+    costs = model.costs(np.array([drawn(seed)]))
+    assert costs["params"][0] == sum(int(p.count_nonzero()) for p in network.parameters())
+    expected = 0
+    for name, parameter in network.named_parameters():
+        size = 4 * parameter.numel()
+        how = patterns.get(name.removesuffix(".weight"))
+        if how is not None and name.endswith(".weight"):
+            layer = network.get_submodule(name.removesuffix(".weight"))
+            sparse = sparse_module(layer, how.pattern, KERNEL_OF[how.pattern])
+            size = min(size, sparse.packed.weight_bytes)
+        expected += size
+    assert costs["weight_bytes"][0] == expected
+
+
+def test_a_layer_runs_on_the_fastest_kernel_that_the_table_knows() -> None:
+    _, space, model, table = mixed()
+    dense = [site.full for site in space.sites]
+    fastest = set()
+    for position, site in enumerate(space.sites):
+        if site.decides != "weights":
+            continue
+        seconds = []
+        for width in site.widths:
+            widths = [*dense[:position], width, *dense[position + 1 :]]
+            kernel = model.kernels(widths)[site.name]
+            seconds.append(model.costs(np.array([widths]))["latency_s"][0])
+            fastest.add(kernel)
+            pattern = site.patterns.get(width)
+            assert kernel in ("dense", *([KERNEL_OF[pattern]] if pattern else []))
+        after = 1e-12 + table.call_overhead_s["dense_after_sparse"]
+        assert max(seconds) <= seconds[-1] + after, "zeros make no layer slower by itself"
+    assert {"dense", "nm", "csr"} <= fastest
+
+
+@pytest.mark.parametrize("pattern", ZEROS)
+@pytest.mark.parametrize("shape", [(16, 12, 3, 3), (10, 7, 1, 1), (12, 30), (64, 80, 3, 3)])
+@pytest.mark.parametrize("density", [0.05, 0.5, 0.9])
+def test_sizes_are_those_of_packed_weights(
+    pattern: str, shape: tuple[int, ...], density: float
+) -> None:
+    torch.manual_seed(0)
+    weight = keep_largest(
+        torch.rand(shape) + 0.1, pattern, None if pattern in ("2:4", "1:4") else 1 - density
+    )
+    layer: nn.Linear | nn.Conv2d = nn.Linear(shape[1], shape[0])
+    if len(shape) == 4:
+        layer = nn.Conv2d(shape[1], shape[0], shape[2])
+    layer.weight = nn.Parameter(weight)
+    stored = STORED_AS.get(pattern, pattern)
+    taps = weight[0, 0].numel()
+    size = shape[0], shape[1], taps
+    blocks = {"4x1": 4, "vector": shape[-1] if taps > 1 else 1, "kernel": taps}.get(pattern, 1)
+    found = int(weight.count_nonzero())
+    assert abs(found - stored_weights(pattern, size, density)) <= blocks + 3 * taps * shape[1]
+    if pattern in PATTERNS:
+        its = sparse_module(layer, stored, KERNEL_OF[stored]).packed
+        assert its.weight_bytes == packed_bytes(pattern, size, density)
+
+
+def test_zeros_in_kernels_are_whole_rows_or_whole_kernels() -> None:
+    weight = torch.rand(8, 6, 3, 3) + 0.1
+    vectors = keep_largest(weight, "vector", 0.5).count_nonzero(dim=3)
+    kernels = keep_largest(weight, "kernel", 0.5).flatten(2).count_nonzero(dim=2)
+    assert set(vectors.unique().tolist()) == {0, 3}
+    assert set(kernels.unique().tolist()) == {0, 9}
+    best = weight.sum((2, 3)).flatten().argsort(descending=True)[:24]
+    assert set(kernels.flatten().nonzero().flatten().tolist()) == set(best.tolist())
+
+
+def test_weights_go_by_the_scores_that_are_given() -> None:
+    weight, scores = torch.rand(4, 8), torch.rand(4, 8)
+    kept = keep_largest(weight, "csr", 0.75, scores) != 0
+    assert scores[kept].min() >= scores[~kept].max()
+    halves = (keep_largest(weight, "2:4", None, scores) != 0).reshape(4, 2, 4)
+    assert (halves.sum(2) == 2).all()
+    grouped = scores.reshape(4, 2, 4)
+    assert (
+        torch.where(halves, grouped, 9).amin(2) >= torch.where(halves, 0, grouped).amax(2)
+    ).all()
+
+
+def test_a_dense_plan_is_as_dense_as_before() -> None:
+    _, space, model, _ = mixed()
+    plan = space.plan([site.full for site in space.sites])
+    assert not layer_patterns(plan)
+    assert model.kernels([site.full for site in space.sites]) == dict.fromkeys(
+        (site.name for site in space.patterns.sites), "dense"
+    )

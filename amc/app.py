@@ -30,7 +30,7 @@ from amc.assembly import (
 )
 from amc.comparison_files import comparison
 from amc.config import SearchConfig, changed
-from amc.criteria import CRITERIA
+from amc.criteria.chosen import of_channels, of_weights
 from amc.data import Data
 from amc.errors import InputError
 from amc.explanation import explanation, explanation_picture
@@ -293,7 +293,8 @@ def validate(path: Path) -> dict[str, Any]:
         if ":" not in config.task:
             lookup(ZOO, config.task, "task")
         lookup(SEARCH_SPACES, config.space, "space")
-        lookup(CRITERIA, config.sites.criterion, "sites.criterion")
+        of_channels(config.sites.criterion)
+        of_weights(config.sites.weight_criterion)
         for name, options in config.agents.items():
             make_agent(name, options)
         return {"file": str(path), "valid": True, "kind": "configuration", "digest": config.digest}

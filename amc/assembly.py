@@ -18,10 +18,11 @@ from agents import AGENTS
 from amc.config import SearchConfig, changed, load_yaml, parse_config
 from amc.cost import cost_of, make_budget
 from amc.coupling import ChannelGroup
-from amc.criteria import CRITERIA
+from amc.criteria.chosen import of_channels
 from amc.data import Data
 from amc.errors import InputError
 from amc.evaluators import ScoringEvaluator
+from amc.layer_statistics import Statistics
 from amc.pricing import cost_model
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
@@ -88,14 +89,17 @@ def prepare(config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | N
 def make_space(config: SearchConfig, task: LoadedTask) -> SearchSpace:
     """Return the configured search space of a task's network."""
     space_class = lookup(SEARCH_SPACES, config.space, "space")
-    known = list(python_inspect.signature(space_class.of).parameters)[2:]
+    own = python_inspect.signature(space_class.of).parameters
+    known = [option for option in type(config.sites).model_fields if option in own]
     for option in config.sites.given():
         if option not in known:
             raise InputError(
                 f"sites.{option} is no option of space {config.space!r}, which has "
                 f"{', '.join(known)}; leave it out or choose another space"
             )
-    options = {option: getattr(config.sites, option) for option in known}
+    options: dict[str, Any] = {option: getattr(config.sites, option) for option in known}
+    if "calibration" in own:
+        options["calibration"] = task.train[: config.calibration_images].channels_last()
     space: SearchSpace = space_class.of(task.network, task.inputs, **options)
     return space
 
@@ -161,9 +165,9 @@ def make_env(
 
 
 def channel_importance(
-    task: LoadedTask, groups: list[ChannelGroup], criterion: str
+    task: LoadedTask, groups: list[ChannelGroup], criterion: str, calibration: Data
 ) -> Mapping[str, torch.Tensor]:
     """Return the ``criterion``'s score of every channel of ``groups``, ``[channels]`` by name."""
-    lookup(CRITERIA, criterion, "criterion")
-    weights = dict(task.network.state_dict())
-    return ChannelSpace((), tuple(groups), {}, criterion, weights).importance()
+    of_channels(criterion, "criterion")
+    weights, statistics = dict(task.network.state_dict()), Statistics(task.network, calibration)
+    return ChannelSpace((), tuple(groups), {}, criterion, weights, statistics).importance()

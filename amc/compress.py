@@ -115,6 +115,11 @@ def masks(groups: Sequence[ChannelGroup], kept: Kept) -> dict[tuple[str, Dim], M
     return result
 
 
+def positions(mask: Mask | None) -> Tensor | None:
+    """Return where a mask is true, ascending; ``None`` where there is no mask."""
+    return None if mask is None else torch.from_numpy(np.flatnonzero(mask))
+
+
 def _slice(module: nn.Module, dim: Dim, keep: Tensor) -> None:
     """Keep the positions ``keep`` of one dimension of one layer, in place."""
     for name in _sliced_names(module, dim):

@@ -131,8 +131,8 @@ class SearchConfig(Section):
         for key in ("objective", "score", "racing", "short_term"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
-        for key in ("patterns", "sparsities"):
-            if getattr(self.sites, key) is None:
+        for key in ("weight_criterion", "patterns", "sparsities"):
+            if key not in self.sites.given():
                 del values["sites"][key]
         return digest(values)
 

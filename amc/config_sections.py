@@ -44,6 +44,7 @@ class SitesConfig(Section):
     round_to: int = Field(4, ge=1, le=1024)
     criterion: Name = "magnitude_l1"
     # Of spaces that make weights sparse; null: the space's own.
+    weight_criterion: Name = "magnitude_l1"
     patterns: tuple[Name, ...] | None = Field(None, min_length=1)
     sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(None, min_length=1)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from amc.correctness import Correct, Marking, write_correctness
 from amc.coupling import ChannelGroup
+from amc.data import Data
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_json, write_text
 from amc.finetune import CHECKPOINT, FinetuneJob, FineTuning, variants
@@ -36,7 +37,7 @@ from amc.worker import state_arrays
 REPORT = "report.json"
 WEIGHTS = "weights.safetensors"
 TEST_CORRECT = "test_correct.safetensors"
-Importance = Callable[[LoadedTask, list[ChannelGroup], str], Mapping[str, Tensor]]
+Importance = Callable[[LoadedTask, list[ChannelGroup], str, Data], Mapping[str, Tensor]]
 
 
 def run_finetuning(
@@ -70,7 +71,8 @@ def run_finetuning(
     data = data_digest(task.train, task.search)
     before.check_same("data", task.name, data)
     groups = groups_of(plan, task)
-    scores = importance(task, groups, settings.criterion)
+    calibration = task.train[: plan.evaluation.calibration_images]
+    scores = importance(task, groups, settings.criterion, calibration)
     job = FinetuneJob(plan, source.parent, task, groups, scores, settings)
     identity = {"plan": plan_digest, "data": data, "settings": settings.model_dump(mode="json")}
     tuning = FineTuning(job, out, identity, before.checkpoint, reporter)

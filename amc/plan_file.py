@@ -145,6 +145,9 @@ class EvaluationPart(_Part):
         False, description="whether scores are of amc.scoring's forward pass"
     )
     recovery: RecoveryName
+    weight_criterion: str = Field(
+        "magnitude_l1", max_length=200, description="what chose the zeros of sparse layers"
+    )
 
 
 class ProvenancePart(_Part):

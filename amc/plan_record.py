@@ -78,6 +78,7 @@ def plan_record(
                 "fold_batch_norm": config.fold_batch_norm,
                 "fast_scoring": config.fast_scoring,
                 "recovery": config.recovery,
+                "weight_criterion": config.sites.weight_criterion,
             },
             "provenance": {
                 "agent": found.search.agent,

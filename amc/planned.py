@@ -25,8 +25,9 @@ from amc.latency.table import network_key
 from amc.plan_file import FilePart, PlanFile, read_plan
 from amc.plan_scores import scorer, searched
 from amc.pricing import is_here
+from amc.pruning import Pruner
 from amc.recovery import Recovery
-from amc.sparsify import layer_patterns, prune
+from amc.sparsify import layer_patterns
 from amc.task import LoadedTask, load_task
 from amc.timing import measure_networks
 from amc.weights import state_sha256
@@ -121,7 +122,8 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
             plan.evaluation.batch_norm_images,
         )
         recovery.reconstruct(network, kept)
-        prune(network, layer_patterns(plan.plan))
+        criterion = plan.evaluation.weight_criterion
+        Pruner(criterion, task.network, chosen, calibration).prune(network, plan.plan)
         recovery.recalibrate(network)
     else:
         network.load_state_dict(_read_weights(named, folder))

@@ -69,12 +69,14 @@ class Session:
         config, task = self.config, self.task
         reconstruction = {"max_rows": MAX_ROWS, "max_columns": MAX_COLUMNS, "ridge": RIDGE}
         objective = config.objective.model_dump(mode="json")
+        sparse = any(site.decides == "weights" for site in self.space.sites)
         racing = {} if config.racing is None else {"racing": config.racing.model_dump()}
         return {
             **({"reconstruction": reconstruction} if reconstructs(config.recovery) else {}),
             **({"objective": objective} if config.objective != ObjectiveConfig() else {}),
             **({"search_score": config.score} if config.score != "task" else {}),
             **racing,
+            **({"weight_criterion": config.sites.weight_criterion} if sparse else {}),
             "task": task.name,
             "network_digest": task.network_digest,
             "data_digest": data_digest(task.train, task.search),
@@ -111,6 +113,7 @@ class Session:
             search_score=self.config.score,
             racing=None if self.config.racing is None else self.config.racing.build(),
             fast_scoring=self.config.fast_scoring,
+            weight_criterion=self.config.sites.weight_criterion,
         )
 
     @property

@@ -124,7 +124,7 @@ class Trainer:
         self._optimizer.zero_grad()
         assert batch.labels is not None
         outputs = self.network(*inputs)
-        loss = _loss(outputs, batch.labels)
+        loss = loss_of(outputs, batch.labels)
         if self._distillation is not None:
             loss = self._distillation.loss(loss, outputs, inputs, index)
         loss.backward()
@@ -192,7 +192,8 @@ def fit(
     network.eval()
 
 
-def _loss(outputs: Tensor, labels: Tensor) -> Tensor:
+def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean loss of a batch; see ``Trainer`` for what labels may be."""
     if labels.dtype.is_floating_point:
         return _divergence(outputs, labels)
     return F.cross_entropy(outputs, labels)

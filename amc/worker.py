@@ -21,13 +21,14 @@ from amc.coupling import ChannelGroup
 from amc.data import Data
 from amc.forward import ForwardPasses
 from amc.plan import Plan
+from amc.pruning import Pruner
 from amc.racing import Racing
 from amc.reconstruction.consumers import Orders
 from amc.recovery import Recovery
 from amc.scores import Scored, SearchScore
 from amc.scoring.program import Forward
 from amc.search_task import preserved_generators, seed_everything
-from amc.sparsify import layer_patterns, prune
+from amc.sparsify import layer_patterns
 from amc.task import Score
 from amc.training import Schedule, fit
 
@@ -104,6 +105,7 @@ class Job:
     ``fold_batch_norm`` networks are scored with BatchNorm folded away (``amc.folding``), with
     ``fast_scoring`` by ``amc.scoring`` where it can take the network. A search scores by
     ``search_score`` (``amc.scores``); where ``racing``, the images' order is drawn.
+    ``weight_criterion`` chooses the weights that go where a plan makes layers sparse.
     """
 
     network: nn.Module
@@ -120,6 +122,7 @@ class Job:
     search_score: ScoreName = "task"
     racing: Racing | None = None
     fast_scoring: bool = True
+    weight_criterion: str = "magnitude_l1"
 
 
 class Worker:
@@ -142,6 +145,9 @@ class Worker:
             job.orders,
             self.job.calibration,
             job.batch_norm_images,
+        )
+        self.pruner = Pruner(
+            job.weight_criterion, self.job.network, job.groups, self.job.calibration
         )
         example = self.job.search[:2].inputs
         self.forward = ForwardPasses(
@@ -172,12 +178,11 @@ class Worker:
         clock.append(time.perf_counter())
         if work.start is None:
             self.recovery.reconstruct(network, kept_of(work.plan))
-        patterns = layer_patterns(work.plan)
-        prune(network, patterns)
+        self.pruner.prune(network, work.plan)
         clock.append(time.perf_counter())
         if work.finetune:
             schedule = replace(self.job.short_term, steps=work.finetune)
-            fit(network, self.job.train, schedule, work.seed, sparse=patterns)
+            fit(network, self.job.train, schedule, work.seed, sparse=layer_patterns(work.plan))
         clock.append(time.perf_counter())
         self.recovery.recalibrate(network)
         clock.append(time.perf_counter())
@@ -225,7 +230,7 @@ class Worker:
             network.eval()
         else:
             self.recovery.reconstruct(network, kept_of(plan))
-            prune(network, patterns)
+            self.pruner.prune(network, plan)
             self.recovery.recalibrate(network)
             changed = self.recovery.reconstructs or patterns
             own = state_arrays(network) if changed else None

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc.compress import compress, kept_of, masks, unused
+from amc.compress import Mask, compress, kept_of, masks, positions, unused
 from amc.coupling import ChannelGroup, Member, trace_coupling
-from amc.criteria import CRITERIA
+from amc.criteria.base import Criterion, LayerView
+from amc.criteria.chosen import of_channels
+from amc.data import Data
 from amc.errors import InputError
+from amc.layer_statistics import Statistics
 from amc.plan import Choice, Plan
-from amc.registry import lookup
 from amc.sites import Site
 from search_spaces.names import check_names, is_within
 
@@ -36,6 +38,7 @@ class ChannelSpace:
     excluded: Mapping[str, str]
     criterion: str
     dense_weights: Mapping[str, Tensor]
+    statistics: Statistics | None = None
 
     @staticmethod
     def of(
@@ -45,6 +48,7 @@ class ChannelSpace:
         min_keep_ratio: float = 0.2,
         round_to: int = 4,
         criterion: str = "magnitude_l1",
+        calibration: Data | None = None,
     ) -> ChannelSpace:
         """Return the space of ``network``.
 
@@ -52,8 +56,11 @@ class ChannelSpace:
         them, or all; beside a grouped convolution at least two of each of its groups. A layer is
         left alone when it is named in ``exclude``, when its channels are the network's inputs or
         outputs, or when a narrower network would not run. Raises ``InputError`` for a name in
-        ``exclude`` that is no layer, and where no site is left.
+        ``exclude`` that is no layer, where no site is left, and for a criterion that needs
+        ``calibration`` examples and has none.
         """
+        if of_channels(criterion).needs and calibration is None:
+            raise InputError(f"sites.criterion {criterion!r} needs calibration examples")
         groups, excluded = trace_coupling(network, example_inputs)
         check_names(network, exclude)
         usable = []
@@ -74,6 +81,7 @@ class ChannelSpace:
             excluded,
             criterion,
             dict(network.state_dict()),
+            None if calibration is None else Statistics(network, calibration),
         )
 
     @cached_property
@@ -112,23 +120,55 @@ class ChannelSpace:
         weights = self.dense_weights if weights is None else weights
         kept = {} if within is None else kept_of(within)
         present = masks(self.groups, kept)
-        criterion = lookup(CRITERIA, self.criterion, "sites.criterion")
         scores: dict[str, Tensor] = {}
         for group in self.groups:
-            by_role: dict[str, list[Tensor]] = {"makes": [], "uses": []}
-            for member in group.members:
-                if member.role in by_role:
-                    weight = weights[f"{member.layer}.weight"]
-                    by_role[member.role].append(
-                        _by_channel(weight, member, group.channels, present)
-                    )
-            score = criterion(by_role["makes"], by_role["uses"])
+            score = self._scores(group, weights, present)
             if group.name in kept:
                 gone = torch.ones(group.channels, dtype=torch.bool)
                 gone[list(kept[group.name])] = False
                 score[gone] = -torch.inf
             scores[group.name] = score
         return scores
+
+    def _scores(
+        self, group: ChannelGroup, weights: Mapping[str, Tensor], present: Mapping[Any, Mask]
+    ) -> Tensor:
+        """Return the score of every channel of one group, summed over its layers."""
+        criterion = of_channels(self.criterion)
+        parts = []
+        for member in _scored(group, criterion, weights):
+            outputs, inputs = (positions(present.get((member.layer, d))) for d in ("out", "in"))
+            weight = weights[f"{member.layer}.weight"].detach()
+            view = LayerView(weight)
+            if criterion.needs:
+                assert self.statistics is not None
+                view = self.statistics.view(member.layer, weight, criterion.needs, outputs, inputs)
+            by_channel = _by_channel(criterion.scores(view), member, group.channels, present)
+            parts.append(by_channel.sum(1))
+        total = torch.stack(parts).sum(0)
+        return total.sqrt() if criterion.root else total
+
+
+def _scored(
+    group: ChannelGroup, criterion: Criterion, weights: Mapping[str, Tensor]
+) -> list[Member]:
+    """Return the members whose weights make up the channels' scores.
+
+    Where no layer is on the criterion's side, those on the other side count.
+    """
+    found = [m for m in group.members if m.role == criterion.side and _has_weight(m, weights)]
+    if criterion.side == "passes":
+        found = [m for m in found if weights[f"{m.layer}.weight"].dim() == 1]
+        if not found:
+            raise InputError(
+                f"sites.criterion needs a BatchNorm with a scale at every site, and {group.name!r} "
+                "has none; choose another criterion, or exclude the site"
+            )
+    return found or [m for m in group.members if m.role in ("makes", "uses")]
+
+
+def _has_weight(member: Member, weights: Mapping[str, Tensor]) -> bool:
+    return f"{member.layer}.weight" in weights
 
 
 def _ranked_sites(scores: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -204,9 +244,9 @@ def _random_like(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _by_channel(
     weight: Tensor, member: Member, channels: int, present: Mapping[Any, Any]
 ) -> Tensor:
-    """Return the weights ordered by channel, ``[channels, n]``; zeros where there are none."""
-    rows = weight.detach() if member.dim == "out" else weight.detach().transpose(0, 1)
-    rows = rows.flatten(1).double()
+    """Return scores of weights ordered by channel, ``[channels, n]``; 0 where there are none."""
+    rows = weight if member.dim == "out" else weight.transpose(0, 1)
+    rows = rows.reshape(len(rows), -1)
     mask = present[member.layer, member.dim]
     position = np.cumsum(mask) - 1  # where a dense index is found in the compressed weight
     stays = mask[member.index]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from amc.criteria.chosen import of_weights
 from search_spaces.patterns import PatternSpace, ladder
 
 SPARSITIES = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -27,7 +28,9 @@ class FineGrainedSpace:
         exclude: Sequence[str] = (),
         patterns: Sequence[str] | None = None,
         sparsities: Sequence[float] | None = None,
+        weight_criterion: str = "magnitude_l1",
     ) -> PatternSpace:
         """Return the space of ``network``; by default "csr" in steps of 5%."""
+        of_weights(weight_criterion)
         rungs = ladder(patterns or ("csr",), sparsities or SPARSITIES)
         return PatternSpace.on(network, example_inputs, rungs, exclude)

@@ -9,6 +9,8 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from amc.coupling import ChannelGroup
+from amc.criteria.chosen import of_weights
+from amc.data import Data
 from amc.layers import layer_shapes
 from amc.plan import Plan
 from amc.sites import Site
@@ -41,10 +43,13 @@ class MixedSpace:
         criterion: str = "magnitude_l1",
         patterns: Sequence[str] | None = None,
         sparsities: Sequence[float] | None = None,
+        weight_criterion: str = "magnitude_l1",
+        calibration: Data | None = None,
     ) -> MixedSpace:
         """Return the space of ``network``; see ``ChannelSpace.of`` and ``patterns.ladder``."""
+        of_weights(weight_criterion)
         rungs = ladder(patterns or PATTERNS, sparsities or SPARSITIES)
-        options = exclude, min_keep_ratio, round_to, criterion
+        options = exclude, min_keep_ratio, round_to, criterion, calibration
         channels = ChannelSpace.of(network, example_inputs, *options)
         layers = PatternSpace.on(network, example_inputs, rungs, exclude)
         position = {name: i for i, name in enumerate(layer_shapes(network, example_inputs))}

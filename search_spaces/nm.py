@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from amc.criteria.chosen import of_weights
 from amc.errors import InputError
 from amc.kernels.patterns import KEEP
 from search_spaces.patterns import PatternSpace, ladder
@@ -24,8 +25,10 @@ class NMSpace:
         example_inputs: tuple[Tensor, ...],
         exclude: Sequence[str] = (),
         patterns: Sequence[str] | None = None,
+        weight_criterion: str = "magnitude_l1",
     ) -> PatternSpace:
         """Return the space of ``network``; ``patterns`` may leave one of the two out."""
+        of_weights(weight_criterion)
         chosen = patterns or tuple(KEEP)
         for pattern in chosen:
             if pattern not in KEEP:

@@ -223,7 +223,7 @@ def test_statistics_come_from_as_many_images_as_the_plan_says(plan: Path, tmp_pa
     few = changed(plan, tmp_path / "source", batch_norm_images=20)
     task, facts = planned.load_planned_task(read_plan(few), None, None), read_plan(few)
     groups = planned.groups_of(facts, task)
-    scores = assembly.channel_importance(task, groups, "magnitude_l1")
+    scores = assembly.channel_importance(task, groups, "magnitude_l1", task.train[:20])
     settings = parse_settings({"recovery": "batch_norm", "steps": 1})
     job = finetune.FinetuneJob(facts, few.parent, task, groups, scores, settings)
     expected = job.compressed(kept_of(facts.plan))

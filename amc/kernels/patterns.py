@@ -23,14 +23,20 @@ ZEROS = (*PATTERNS, *STORED_AS)
 
 
 def keep_largest(
-    weight: Tensor, pattern: str, sparsity: float | None = None, scores: Tensor | None = None
+    weight: Tensor,
+    pattern: str,
+    sparsity: float | None = None,
+    scores: Tensor | None = None,
+    *,
+    within_rows: bool = False,
 ) -> Tensor:
     """Return a copy of ``weight`` with the lowest ``scores`` set to 0, as ``pattern`` asks.
 
     ``scores`` are not negative, in the shape of ``weight``; by default the magnitudes. "2:4" and
     "1:4" set their own sparsity; the others need ``sparsity``, in [0, 1]: exactly that fraction of
     the elements, or of blocks (by their sum of scores), rounded. Blocks are four outputs ("4x1"), a
-    row of a kernel ("vector"), or all positions of a kernel ("kernel").
+    row of a kernel ("vector"), or all positions of a kernel ("kernel"). ``within_rows``: single
+    elements compete within their output alone, so that every row has as many zeros.
     """
     if pattern not in ZEROS:
         raise InputError(f"pattern {pattern!r} is unknown; known: {', '.join(ZEROS)}")
@@ -55,6 +61,8 @@ def keep_largest(
         kept = _largest_blocks(ranked, sparsity)
     elif pattern in STORED_AS:
         kept = _largest_of_kernels(ranked, pattern, weight.shape, sparsity)
+    elif within_rows:
+        kept = np.stack([_largest(row, sparsity) for row in ranked])
     else:
         kept = _largest(ranked, sparsity)
     return as_weight(np.where(kept, matrix, np.float32(0)), weight.shape)

@@ -21,6 +21,7 @@ from amc.sparsify import can_be_sparse
 from search_spaces.names import check_names, is_within
 
 Ladder = Mapping[int, str]
+GROUP = 4  # input channels that an N:M pattern counts together
 
 
 def ladder(patterns: Sequence[str], sparsities: Sequence[float]) -> dict[int, str]:
@@ -70,6 +71,7 @@ class PatternSpace:
     ) -> PatternSpace:
         """Return the space of ``network`` on a ladder, in order of execution.
 
+        N:M patterns are left out of layers with fewer than four input channels.
         Raises ``InputError`` for a name in ``exclude`` that is no layer, and where no site is left.
         """
         check_names(network, exclude)
@@ -80,8 +82,10 @@ class PatternSpace:
                 excluded[name] = "excluded by sites.exclude"
             elif not can_be_sparse(modules[name]):
                 excluded[name] = "no sparse kernel runs it"
+            elif own := {d: p for d, p in rungs.items() if shape.c_in >= GROUP or p not in KEEP}:
+                sites.append(pattern_site(name, shape, own))
             else:
-                sites.append(pattern_site(name, shape, rungs))
+                excluded[name] = f"it has fewer than {GROUP} input channels"
         if not sites:
             why = "; ".join(f"{layer}: {reason}" for layer, reason in excluded.items())
             raise InputError(f"the network has no layer that can be sparse ({why})")

@@ -1,0 +1,240 @@
+"""Searches that make layers sparse, from the configuration to plans that are applied again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agents import AGENTS
+from amc import app, finish, planned
+from amc.config import parse_config
+from amc.errors import InputError
+from amc.kernels.patterns import KEEP, ZEROS, first_violation
+from amc.latency import LatencyTable
+from amc.plan_file import KERNEL_NAMES, PlanFile, read_plan, schema
+from amc.pricing import structure_of
+from amc.registry import lookup
+from amc.sparsify import LayerPattern, layer_patterns
+from amc.task import load_task
+from envs.walk import Course, Walk, steps_of
+from search_spaces import SEARCH_SPACES
+from search_spaces.fine_grained import FineGrainedSpace
+from search_spaces.mixed import MixedSpace
+from search_spaces.nm import NMSpace
+from search_spaces.patterns import ladder
+from tests.conftest import SMALL
+from tests.test_network_cost import invented
+
+SPARSE = [name for name in SEARCH_SPACES if name != "channel"]
+BUDGETS = {"nm": 0.6, "fine_grained": 0.3, "mixed": 0.3}
+BATCH = 64
+
+
+@cache
+def table_of(space: str, patterns: tuple[str, ...] = (), slower: float = 1.0) -> LatencyTable:
+    """Return a table that needs no measuring, of another machine than this one."""
+    task = load_task("digits")
+    options = {"patterns": patterns} if patterns else {}
+    its = lookup(SEARCH_SPACES, space, "").of(task.network, task.inputs, **options)
+    table = invented(structure_of(task, its, BATCH))
+    kernels = {
+        key: times if key.startswith("dense") else replace(times, seconds=slower * times.seconds)
+        for key, times in table.kernels.items()
+    }
+    return replace(table, kernels=kernels)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that searches digits and returns the summary's rows."""
+    monkeypatch.setattr(finish, "_measure", lambda *_: {})
+
+    def search(space: str, slower: float = 1.0, **values: Any) -> list[dict[str, Any]]:
+        target = tmp_path / "table.json"
+        patterns = tuple(values.get("sites", {}).get("patterns", ()))
+        known = patterns if set(patterns) <= set(ZEROS) and space == "mixed" else ()
+        table_of(space, known, slower).save(target)
+        config = {
+            **SMALL,
+            "space": space,
+            "budget": {"macs": BUDGETS.get(space, 0.5)},
+            "agents": {"uniform": {}},
+            "latency": {"target": str(target), "batch_size": BATCH},
+            "finetune_steps": 10,
+            **values,
+        }
+        rows: list[dict[str, Any]] = app.search(parse_config(config), tmp_path / "run")["rows"]
+        return rows
+
+    return search
+
+
+def weights_of(row: dict[str, Any], plan: PlanFile, role: str) -> dict[str, torch.Tensor]:
+    part = getattr(plan, role)
+    assert part is not None
+    return dict(load_file(Path(row["plan"]).parent / part.file))
+
+
+@pytest.mark.parametrize("space", SPARSE)
+def test_every_agent_searches_every_space(space: str, run: Any) -> None:
+    agents: dict[str, Any] = {name: {} for name in AGENTS}
+    agents["netadapt"] = {"evaluations": 60, "short_term_steps": 1}
+    rows = run(space, agents=agents, evaluations=6, score="agreement", search_images=60)
+    assert [row["agent"] for row in rows] == list(AGENTS)
+    sparse = 0
+    for row in rows:
+        assert row["failure"] is None
+        assert row["budget_used"] <= 1
+        plan = read_plan(Path(row["plan"]))
+        jsonschema.validate(json.loads(Path(row["plan"]).read_text()), schema())
+        patterns = layer_patterns(plan.plan)
+        sparse += len(patterns)
+        assert plan.schema_version == (2 if patterns else 1)
+        if not patterns:
+            continue
+        for role in ("weights", "finetuned"):
+            state = weights_of(row, plan, role)
+            for layer, how in patterns.items():
+                weight = state[f"{layer}.weight"]
+                assert first_violation(weight, how.pattern) is None
+                zeros = float((weight == 0).double().mean())
+                assert how.sparsity is not None
+                assert zeros == pytest.approx(how.sparsity, abs=0.02)
+                assert how.kernel in ("dense", KERNEL_NAMES[how.pattern])
+    assert sparse > 10
+
+
+@pytest.mark.parametrize("space", SPARSE)
+def test_a_sparse_plan_is_applied_and_scored_again(space: str, run: Any, tmp_path: Path) -> None:
+    (row,) = run(space, sites={"weight_criterion": "second_order"}, recovery="least_squares")
+    path = Path(row["plan"])
+    *_, facts = planned.accuracy(path, None, None)
+    assert facts["reproduced"] is True
+    assert read_plan(path).evaluation.weight_criterion == "second_order"
+    for source in ("plan", "original"):
+        out = tmp_path / f"{source}.safetensors"
+        planned.apply(path, out, source, None, None)
+    rebuilt, own = (
+        load_file(tmp_path / "original.safetensors"),
+        load_file(tmp_path / "plan.safetensors"),
+    )
+    assert all(torch.equal(rebuilt[name], own[name]) for name in own), "it follows from the plan"
+
+
+def test_under_a_latency_budget_only_layers_that_gain_are_sparse(run: Any) -> None:
+    (row,) = run("mixed", budget={"predicted_latency": 0.35}, agents={"random_search": {}})
+    plan = read_plan(Path(row["plan"]))
+    assert layer_patterns(plan.plan)
+    assert all(how.kernel != "dense" for how in layer_patterns(plan.plan).values())
+
+
+def test_a_budget_of_bytes_keeps_zeros_that_are_no_faster(run: Any) -> None:
+    (row,) = run("fine_grained", 10.0, budget={"weight_bytes": 0.4})
+    choices = read_plan(Path(row["plan"])).choices
+    assert {choice.pattern for choice in choices.values()} == {"csr"}
+    assert {choice.kernel for choice in choices.values()} == {"dense"}
+
+
+def test_criteria_and_rungs_change_the_result(run: Any) -> None:
+    sites: dict[str, Any] = {"patterns": ["4x1", "2:4"], "sparsities": [0.8]}
+    (row,) = run("mixed", sites={**sites, "weight_criterion": "wanda", "criterion": "taylor"})
+    patterns = {how.pattern for how in layer_patterns(read_plan(Path(row["plan"])).plan).values()}
+    assert patterns <= {"4x1", "2:4"}
+
+
+@pytest.mark.parametrize(
+    ("space", "sites", "message"),
+    [
+        ("channel", {"patterns": ["2:4"]}, "sites.patterns is no option of space 'channel'"),
+        ("nm", {"round_to": 8}, "sites.round_to is no option of space 'nm'"),
+        ("nm", {"patterns": ["csr"]}, "sites.patterns of space 'nm' must be of 2:4, 1:4"),
+        ("mixed", {"patterns": ["2:5"]}, "'2:5', which is no pattern; did you mean '2:4'"),
+        ("mixed", {"sparsities": [0.9999]}, "must lie above 0 and below 1, a thousandth apart"),
+        ("nm", {"weight_criterion": "batch_norm_scale"}, "cannot choose weights: BatchNorm has"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    space: str, sites: dict[str, Any], message: str, run: Any
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(space, sites=sites)
+
+
+def test_the_ladder_has_one_pattern_a_density() -> None:
+    assert ladder(["2:4", "csr"], [0.5, 0.8]) == {200: "csr", 500: "2:4"}
+    assert ladder(["csr", "2:4"], [0.5, 0.8]) == {200: "csr", 500: "csr"}
+    assert list(ladder(list(KEEP), [])) == [250, 500]
+
+
+def test_spaces_have_a_site_for_every_layer_in_order_of_execution() -> None:
+    task = load_task("digits")
+    nm, fine = NMSpace.of(task.network, task.inputs), FineGrainedSpace.of(task.network, task.inputs)
+    mixed = MixedSpace.of(task.network, task.inputs)
+    assert fine.sites[0].name == "conv1.weight"
+    assert [site.name for site in nm.sites] == [site.name for site in fine.sites][1:]
+    assert nm.excluded == {"conv1": "it has fewer than 4 input channels"}
+    assert [site.layer for site in nm.sites][:2] == ["layer1.0.conv1", "layer1.0.conv2"]
+    weights = [site for site in mixed.sites if site.decides == "weights"]
+    assert [site.name for site in weights] == [site.name for site in fine.sites]
+    assert not mixed.excluded
+    few = NMSpace.of(task.network, task.inputs, exclude=["layer1"])
+    assert few.excluded["layer1.0.conv1"] == "excluded by sites.exclude"
+    with pytest.raises(InputError, match="'layer9', which is no layer"):
+        NMSpace.of(task.network, task.inputs, exclude=["layer9"])
+
+
+def test_a_step_of_a_mixed_walk_decides_channels_and_weights() -> None:
+    task = load_task("digits")
+    space = MixedSpace.of(task.network, task.inputs)
+    steps = steps_of(space.sites)
+    assert len(steps) < len(space.sites) == sum(map(len, steps))
+    for step in steps:
+        layers = {space.sites[i].layer for i in step}
+        decided = [space.sites[i].decides for i in step]
+        assert len(layers) == 1
+        assert decided in (["channels"], ["weights"], ["channels", "weights"])
+
+
+def test_the_environment_of_a_mixed_space_takes_two_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "table.json"
+    table_of("mixed").save(target)
+    env = app.make_env(
+        "digits",
+        space="mixed",
+        budget={"macs": 0.3},
+        latency={"target": str(target), "batch_size": BATCH},
+        search_images=40,
+    )
+    assert env.action_space.shape == (2,)
+    env.reset(seed=0)
+    done, steps, infos = False, 0, []
+    generator = np.random.default_rng(0)
+    while not done:
+        action = generator.random(2).astype(np.float32)
+        observation, _, done, _, info = env.step(action)
+        assert env.observation_space.contains(observation)
+        infos.append(info)
+        steps += 1
+    assert steps < len(infos[-1]["widths"]) == len(env.task.sites)
+    evaluation = infos[-1]["evaluation"]
+    assert env.task.budget.met_by(evaluation.cost)
+    walk = Walk(Course(env.task))
+    for info in infos:
+        walk.step(info["executed_action"])
+    assert walk.widths == infos[-1]["widths"], "executed actions mean their widths"
+
+
+def test_unknown_patterns_are_refused_everywhere() -> None:
+    with pytest.raises(InputError, match="pattern '3:4' is unknown"):
+        LayerPattern("3:4")

@@ -99,6 +99,26 @@ def bench_evaluation(
     return rows
 
 
+def bench_criteria(
+    tasks: Sequence[str] = (), reporter: Reporter | None = None, out: Path | None = None
+) -> list[dict[str, Any]]:
+    """Hold the criteria of single weights against each other on every layer of ``tasks``.
+
+    Returns ``amc.bench_criteria.criteria``'s rows, of several networks where none is named. ``out``
+    is a folder for ``criteria.json``.
+    """
+    from amc.bench_criteria import NETWORKS, criteria
+
+    if out is not None:
+        check_writable(out / "criteria.json", "--out")
+    torch.set_num_threads(1)
+    names = tasks or NETWORKS
+    rows = [row for n in names for row in criteria(load_task(n), reporter or SilentReporter())]
+    if out is not None:
+        write_json(out / "criteria.json", rows)
+    return rows
+
+
 def _racing(session: Session) -> Session:
     """Return the session with racing on, unless it has its own, or its scores cannot race."""
     config = session.config

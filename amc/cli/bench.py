@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
 from amc.cli.answer import AsJson, answer
+from amc.cli.bench_tables import show_blocks, show_criteria, show_latency
 from amc.cli.kernel_tables import show_kernels
-from amc.cli.tables import show_facts
 from amc.errors import InputError
 from amc.registry import nearest
 from amc.reporting import Reporter
 
 # What is timed, and the options that each takes; others are refused.
 OPTIONS = {
+    "criteria": ("network", "task", "out"),
     "evaluation": ("network", "task", "plans", "seed", "evaluations", "rounds", "out"),
     "kernels": ("batch_size", "rounds", "threads", "set", "quick", "out"),
     "latency": ("network", "task", "table", "plans", "seed", "batch_size", "out"),
@@ -110,7 +110,7 @@ def bench(
         _check(subject, given)
         return BENCHES[subject](given, reporter)
 
-    answer(work, SHOWN.get(subject, _show_blocks), as_json)
+    answer(work, SHOWN.get(subject, show_blocks), as_json)
 
 
 def _check(subject: str, given: Mapping[str, Any]) -> None:
@@ -185,7 +185,14 @@ def _latency(given: Mapping[str, Any], reporter: Reporter) -> Any:
     )
 
 
+def _criteria(given: Mapping[str, Any], reporter: Reporter) -> Any:
+    from amc import app_bench
+
+    return app_bench.bench_criteria(_named(given), reporter, given.get("out"))
+
+
 BENCHES = {
+    "criteria": _criteria,
     "evaluation": _evaluation,
     "kernels": _kernels,
     "latency": _latency,
@@ -227,29 +234,4 @@ def _counts(threads: str) -> list[int]:
         ) from None
 
 
-def _show_latency(rows: list[dict[str, Any]]) -> None:
-    """Print the error table of ``amc bench latency``, a network a block."""
-    from amc.bench_latency import error_table
-
-    first = rows[0]
-    show_facts(
-        {
-            "backend": first["backend"],
-            "batch_size": first["batch_size"],
-            "threads": first["threads"],
-            "table": "noisy" if first["noisy_table"] else "calm",
-        }
-    )
-    for facts in error_table(rows):
-        print()
-        show_facts(facts)
-
-
-def _show_blocks(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print each network's facts as a block."""
-    for row in rows:
-        show_facts(row)
-        print()
-
-
-SHOWN = {"kernels": show_kernels, "latency": _show_latency}
+SHOWN = {"criteria": show_criteria, "kernels": show_kernels, "latency": show_latency}

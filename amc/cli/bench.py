@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from amc.cli.answer import AsJson, answer
 from amc.cli.bench_tables import show_blocks, show_criteria, show_latency
 from amc.cli.kernel_tables import show_kernels

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from amc.criteria import CRITERIA
-from amc.criteria.base import Criterion, LayerView, Need, Zeros
-from amc.kernels.patterns import KEEP, keep_largest
-from amc.layer_statistics import Statistics
+from amc.criteria.base import Criterion, Need, Zeros
+from amc.layer_statistics import Statistics, relative_error
+from amc.pruning import pruned
 from amc.registry import lookup
 from amc.reporting import Reporter
 from amc.sparsify import sparse_layers
@@ -47,7 +47,10 @@ def criteria(task: LoadedTask, reporter: Reporter) -> list[dict[str, Any]]:
                 needs: set[Need] = {"moments", *criterion.needs}
                 views = {n: statistics.view(n, weight, needs) for n, weight in layers.items()}
                 zeros = Zeros(pattern, sparsity)
-                found[name] = {n: _error(v, _pruned(criterion, v, zeros)) for n, v in views.items()}
+                found[name] = {
+                    n: relative_error(v, pruned(criterion, v, zeros, within_rows=True))
+                    for n, v in views.items()
+                }
                 bar.advance(1, f"{pattern} by {name}")
             broken = _out_of_order(found)
             rows += [
@@ -70,27 +73,6 @@ def _weight(task: LoadedTask, layer: str) -> Tensor:
     weight = task.network.get_submodule(layer).weight
     assert isinstance(weight, Tensor)
     return weight.detach().contiguous()
-
-
-def _pruned(criterion: Criterion, view: LayerView, zeros: Zeros) -> Tensor:
-    if criterion.prune is not None:
-        return criterion.prune(view, zeros)
-    sparsity = None if zeros.pattern in KEEP else zeros.sparsity
-    scores = criterion.scores(view).float()
-    return keep_largest(view.weight, zeros.pattern, sparsity, scores, within_rows=True)
-
-
-def _error(view: LayerView, pruned: Tensor) -> float:
-    assert view.moments is not None
-    dense, lost = _columns(view.weight), _columns(view.weight.double() - pruned.double())
-    powers = [float(((rows @ view.moments) * rows).sum()) for rows in (lost, dense)]
-    return powers[0] / powers[1] if powers[1] else 0.0
-
-
-def _columns(weight: Tensor) -> Tensor:
-    """Return the weight as float64 ``[out, columns]``, columns by kernel position, then channel."""
-    by_channel = weight.double().flatten(2) if weight.dim() > 2 else weight.double()[..., None]
-    return by_channel.transpose(1, 2).flatten(1)
 
 
 def _out_of_order(found: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:

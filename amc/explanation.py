@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from amc.config import SearchConfig
 from amc.cost import BUDGET_KEYS, Cost, cheapest_widths, cost_of, width_costs
 from amc.coupling import ChannelGroup, Role
+from amc.error_curves import curves_of
 from amc.network_cost import NetworkCostModel
 from amc.reconstruction.curves import ErrorCurves
-from amc.reconstruction.least_squares import LeastSquares
 from amc.reporting import Reporter
 from amc.sites import Site
 from amc.space import SearchSpace
@@ -45,11 +45,9 @@ def explanation(
     from amc.explanation_plots import error_and_latency
 
     calibration = task.train[: config.calibration_images].channels_last()
+    criterion = config.sites.weight_criterion
     with reporter.task("gathering moments", len(calibration)) as bar:
-        solver = LeastSquares(
-            task.network, space.groups, space.orders, calibration, on_batch=bar.advance
-        )
-    curves = solver.curves()
+        curves, notes = curves_of(task.network, space, calibration, criterion, bar.advance)
     dense = cost_of(model, [site.full for site in space.sites])
     sites = _sites(space, model, curves)
     title = f"{task.name}: error and predicted latency of one site narrowed, all else dense"
@@ -64,7 +62,7 @@ def explanation(
         "dense": dense.as_report(),
         "sites": sites,
         "excluded": dict(space.excluded),
-        "notes": [*solver.notes, *_without_curve(space.sites, curves)],
+        "notes": [*notes, *_without_curve(space.sites, curves)],
         "picture": str(picture),
     }
 
@@ -94,7 +92,8 @@ def _sites(
 ) -> list[dict[str, Any]]:
     dense = [site.full for site in space.sites]
     found = []
-    for position, (site, group) in enumerate(zip(space.sites, space.groups, strict=True)):
+    groups = {group.name: group for group in space.groups}
+    for position, site in enumerate(space.sites):
         costs = width_costs(model, space.sites, position, dense)  # the last width is the dense one
         saved = {name: values[-1] - values for name, values in costs.items()}
         known = site.name in curves.sites
@@ -109,11 +108,19 @@ def _sites(
                 "predicted_latency_saved_s": saved["latency_s"].tolist(),
                 "macs_saved": saved["macs"].astype(int).tolist(),
                 "params_saved": saved["params"].astype(int).tolist(),
-                "coupling": _coupling(group),
-                "neighbours": _neighbours(group, space.groups),
+                **_relations(site, groups),
             }
         )
     return found
+
+
+def _relations(site: Site, groups: Mapping[str, ChannelGroup]) -> dict[str, Any]:
+    """Return a site's ``coupling`` and ``neighbours``; of weights there are none."""
+    if site.decides != "channels":
+        alone = {"makes": [site.layer], "passes": [], "uses": [], "why": []}
+        return {"coupling": alone, "neighbours": []}
+    group = groups[site.name]
+    return {"coupling": _coupling(group), "neighbours": _neighbours(group, tuple(groups.values()))}
 
 
 def _coupling(group: ChannelGroup) -> dict[str, Any]:

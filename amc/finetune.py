@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.compress import compress, kept_of, narrow
+from amc.compress import Kept, compress, kept_of, narrow
 from amc.config_sections import RecoveryName
 from amc.coupling import ChannelGroup
 from amc.data import Data
@@ -28,9 +28,11 @@ from amc.plan_file import PlanFile
 from amc.plan_scores import Scorer, scorer, searched
 from amc.planned import build
 from amc.prune_stages import Stage, removal_orders, stages_of
+from amc.pruning import Pruner
 from amc.recovery import Recovery
 from amc.reporting import Handle, Reporter
 from amc.search_task import preserved_generators, seed_everything
+from amc.sparsify import layer_patterns
 from amc.task import LoadedTask
 from amc.training import Distillation, Schedule, Trainer
 
@@ -99,6 +101,20 @@ class FinetuneJob:
         network = compress(self.task.network, self.groups, kept)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
+
+    @cached_property
+    def pruner(self) -> Pruner:
+        """What gives a compressed network the zeros of the plan's patterns."""
+        criterion = self.plan.evaluation.weight_criterion
+        return Pruner(criterion, self.task.network, self.groups, self.calibration)
+
+    def recover(self, recovery: Recovery, kept: Kept) -> nn.Module:
+        """Return the dense network compressed to ``kept``, recovered, with the plan's patterns."""
+        network = self.compressed(kept)
+        recovery.reconstruct(network, kept)
+        self.pruner.prune(network, self.plan.plan, kept)
+        recovery.recalibrate(network)
+        return network
 
     def from_plan(self) -> nn.Module:
         """Return the network with the weights that the plan names."""
@@ -178,15 +194,14 @@ class FineTuning:
             before = self._stages[index - 1].kept
             narrower = narrow(previous, job.groups, before, stage.kept)
             network.load_state_dict(narrower.state_dict())
+            job.pruner.prune(network, job.plan.plan, stage.kept)
             if "batch_norm" in (job.recovery or ""):
                 job.recovered("batch_norm").recalibrate(network)
             return network
         if job.recovery is None:
             return job.from_plan()
-        network = job.compressed(stage.kept)
         recovery = job.recovered(job.recovery)
-        recovery.reconstruct(network, stage.kept)
-        recovery.recalibrate(network)
+        network = job.recover(recovery, stage.kept)
         self.progress.notes += recovery.notes
         return network
 
@@ -201,7 +216,13 @@ class FineTuning:
         )
         seed = int(digest([settings.seed, self.progress.stage])[:8], 16)
         return Trainer(
-            network, self._job.task.train, schedule, seed, self._distillation, settings.l1
+            network,
+            self._job.task.train,
+            schedule,
+            seed,
+            self._distillation,
+            settings.l1,
+            sparse=layer_patterns(self._job.plan.plan),
         )
 
     def _train(self, stage: Stage, trainer: Trainer, bar: Handle) -> None:
@@ -263,23 +284,19 @@ def variants(job: FinetuneJob, notes: Callable[[str], None]) -> Iterator[tuple[s
     """
     yield "dense", job.task.network
     kept = kept_of(job.plan.plan)
-    yield "compressed", job.compressed(kept)
-    network = job.compressed(kept)
-    job.recovered("batch_norm").recalibrate(network)
-    yield "batch_norm", network
+    yield "compressed", job.recover(job.recovered("none"), kept)
+    yield "batch_norm", job.recover(job.recovered("batch_norm"), kept)
     least_squares = job.recovered("least_squares+batch_norm")
     network = job.compressed(kept)
     least_squares.reconstruct(network, kept)
+    job.pruner.prune(network, job.plan.plan)
     yield "least_squares", network
     least_squares.recalibrate(network)
     yield "least_squares+batch_norm", network
     found = [*least_squares.notes]
     if (searched := job.plan.evaluation.recovery).startswith("progressive"):
         progressive = job.recovered(searched)
-        network = job.compressed(kept)
-        progressive.reconstruct(network, kept)
-        progressive.recalibrate(network)
-        yield searched, network
+        yield searched, job.recover(progressive, kept)
         found += progressive.notes
     for note in found:
         notes(note)

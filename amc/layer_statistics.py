@@ -97,3 +97,20 @@ class Statistics:
             batches += 1
         named = zip(self._layers, sums, strict=True)
         return {name: (total / batches).contiguous() for name, total in named}
+
+
+def relative_error(layer: LayerView, pruned: Tensor) -> float:
+    """Return the squared error of a layer's outputs with the weight ``pruned``, over their power.
+
+    On the inputs that ``layer.moments`` are of.
+    """
+    assert layer.moments is not None
+    lost, dense = _columns(layer.weight.double() - pruned.double()), _columns(layer.weight)
+    left, power = (float(((rows @ layer.moments) * rows).sum()) for rows in (lost, dense))
+    return left / power if power else 0.0
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """Return the weight as float64 ``[out, columns]``, by kernel position, then input channel."""
+    by_channel = weight.double().flatten(2) if weight.dim() > 2 else weight.double()[..., None]
+    return by_channel.transpose(1, 2).flatten(1)

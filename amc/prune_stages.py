@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from amc.compress import Kept
+from amc.compress import Kept, kept_of
 from amc.plan import Plan
 from amc.reconstruction.consumers import Orders
 
@@ -31,9 +31,9 @@ def stages_of(
     stages = []
     for level, count in zip(levels, steps, strict=True):
         kept = {}
-        for site, choice in plan.choices.items():
+        for site, left in kept_of(plan).items():
             order = orders[site]
-            width = len(order) - round(level * (len(order) - len(choice.kept)))
+            width = len(order) - round(level * (len(order) - len(left)))
             kept[site] = tuple(sorted(order[:width]))
         stages.append(Stage(level, kept, count))
     return tuple(stages)
@@ -46,8 +46,8 @@ def removal_orders(plan: Plan, importance: Mapping[str, Tensor]) -> dict[str, tu
     a site, and among equals by index.
     """
     orders = {}
-    for site, choice in plan.choices.items():
+    for site, left in kept_of(plan).items():
         ranked = importance[site].argsort(descending=True, stable=True).tolist()
-        kept = set(choice.kept)
+        kept = set(left)
         orders[site] = (*(c for c in ranked if c in kept), *(c for c in ranked if c not in kept))
     return orders

@@ -17,6 +17,7 @@ from amc.config import SearchConfig
 from amc.config_sections import ObjectiveConfig
 from amc.cost import BUDGET_KEYS, Budget, Cost
 from amc.data import Data
+from amc.error_curves import curves_of
 from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Evaluation, Evaluator, Request
 from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEvaluator
@@ -25,7 +26,6 @@ from amc.latency import LatencyTable
 from amc.network_cost import NetworkCostModel
 from amc.plan import Choice, Plan, digest
 from amc.reconstruction.curves import ErrorCurves
-from amc.reconstruction.least_squares import LeastSquares
 from amc.reconstruction.moments import MAX_COLUMNS, MAX_ROWS
 from amc.reconstruction.solve import RIDGE
 from amc.recovery import reconstructs
@@ -127,15 +127,16 @@ class Session:
 
         Raises ``InputError`` where the examples lead to numbers that are not finite.
         """
-        calibration, space = self.calibration.channels_last(), self.space
+        calibration = self.calibration.channels_last()
+        criterion = self.config.sites.weight_criterion
         try:
-            solver = LeastSquares(self.task.network, space.groups, space.orders, calibration)
-            return solver.curves()
+            curves, _ = curves_of(self.task.network, self.space, calibration, criterion)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise InputError(
                 f"there are no error curves, as the layers' inputs on the {len(calibration)} "
                 f"calibration examples cannot be solved for: {error}"
             ) from error
+        return curves
 
     def plan(
         self,

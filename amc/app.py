@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from amc import finish, planned
+from amc import applied, finish, planned
 from amc.assembly import (
     channel_importance,
     check_agents,
@@ -38,6 +39,7 @@ from amc.files import check_writable
 from amc.growth import grown, say_who_did_not_grow
 from amc.inspection import inspection
 from amc.journal import Journal
+from amc.plan_file import read_plan
 from amc.pricing import cost_model, measure_to, patterns_of
 from amc.registry import lookup
 from amc.reporting import Reporter, SilentReporter
@@ -226,13 +228,27 @@ def apply(
     task: str | None = None,
     finetuned: bool = False,
     data_folder: str | None = None,
+    unpacked: bool = False,
 ) -> dict[str, Any]:
-    """Write the compressed network to ``out``, safetensors or ONNX by its suffix."""
+    """Write the compressed network to ``out``: safetensors, ONNX or torch.export by its suffix.
+
+    Sparse layers are packed in safetensors, unless ``unpacked``; ``load_packed`` reads them.
+    """
     if from_original and finetuned:
         raise InputError("--from-original and --finetuned exclude each other; choose one")
     torch.set_num_threads(1)
     source = "original" if from_original else "finetuned" if finetuned else "plan"
-    return planned.apply(plan, out, source, task, data_folder)
+    return applied.apply(plan, out, source, task, data_folder, unpacked=unpacked)
+
+
+def load_packed(file: Path, plan: Path, task: str | None = None) -> nn.Module:
+    """Return the network that ``apply`` wrote for a plan with sparse layers, ready to run.
+
+    It runs on the compiled kernels, or on torch where they are not at hand. ``task`` names the
+    plan's network if it is one's own.
+    """
+    facts = read_plan(plan)
+    return applied.load_packed(file, facts, planned.load_planned_task(facts, task, None))
 
 
 def finetune(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import re
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amc.compress import compress, kept_of
@@ -148,52 +144,6 @@ def _read_weights(named: FilePart, folder: Path) -> dict[str, Tensor]:
             f"{named.sha256[:12]}...; restore the file"
         )
     return state_tensors(state)
-
-
-def apply(
-    path: Path, out: Path, source: str, task_name: str | None, data_folder: str | None
-) -> dict[str, Any]:
-    """Write the compressed network to ``out``, ``.safetensors`` or ``.onnx``; return what it is."""
-    if out.suffix not in {".safetensors", ".onnx"}:
-        raise InputError(f"--out {str(out)!r} must end in .safetensors or .onnx")
-    check_writable(out, "--out")
-    plan = read_plan(path)
-    task = load_planned_task(plan, task_name, data_folder)
-    network = build(plan, path.parent, task, source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
-    try:
-        if out.suffix == ".onnx":
-            export_onnx(network, task.inputs, partial)
-        else:
-            state = {name: t.detach().contiguous() for name, t in network.state_dict().items()}
-            save_file(state, partial, {"network_digest": plan.network_digest, "task": plan.task})
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return {
-        "out": str(out),
-        "bytes": out.stat().st_size,
-        "params": sum(p.numel() for p in network.parameters()),
-        "weights": source,
-    }
-
-
-def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> None:
-    """Write ``network`` as one ONNX file whose batch size is free."""
-    batch = torch.export.Dim("batch", min=1)
-    examples = tuple(torch.cat([t, t]) if len(t) == 1 else t for t in inputs)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
-        program = torch.onnx.export(
-            network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
-            examples,
-            dynamo=True,
-            dynamic_shapes=tuple({0: batch} for _ in examples),
-            verbose=False,
-        )
-        assert program is not None
-        program.save(str(out), external_data=False)
 
 
 def accuracy(

@@ -10,21 +10,27 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from agents import AGENTS
-from amc import app, finish, planned
+from amc import app, applied, finish, planned
 from amc.config import parse_config
+from amc.deploy import deployed
 from amc.errors import InputError
+from amc.kernels import core
+from amc.kernels.csr import Csr
+from amc.kernels.modules import SparseLayer
 from amc.kernels.patterns import KEEP, ZEROS, first_violation
 from amc.latency import LatencyTable
 from amc.plan_file import KERNEL_NAMES, PlanFile, read_plan, schema
 from amc.pricing import structure_of
 from amc.registry import lookup
-from amc.sparsify import LayerPattern, layer_patterns
-from amc.task import load_task
+from amc.sparsify import LayerPattern, layer_patterns, packed
+from amc.task import LoadedTask, load_task
 from envs.walk import Course, Walk, steps_of
 from search_spaces import SEARCH_SPACES
 from search_spaces.fine_grained import FineGrainedSpace
@@ -40,9 +46,14 @@ BATCH = 64
 
 
 @cache
+def digits() -> LoadedTask:
+    return load_task("digits")
+
+
+@cache
 def table_of(space: str, patterns: tuple[str, ...] = (), slower: float = 1.0) -> LatencyTable:
     """Return a table that needs no measuring, of another machine than this one."""
-    task = load_task("digits")
+    task = digits()
     options = {"patterns": patterns} if patterns else {}
     its = lookup(SEARCH_SPACES, space, "").of(task.network, task.inputs, **options)
     table = invented(structure_of(task, its, BATCH))
@@ -122,7 +133,7 @@ def test_a_sparse_plan_is_applied_and_scored_again(space: str, run: Any, tmp_pat
     assert read_plan(path).evaluation.weight_criterion == "second_order"
     for source in ("plan", "original"):
         out = tmp_path / f"{source}.safetensors"
-        planned.apply(path, out, source, None, None)
+        applied.apply(path, out, source, None, None, unpacked=True)
     rebuilt, own = (
         load_file(tmp_path / "original.safetensors"),
         load_file(tmp_path / "plan.safetensors"),
@@ -176,7 +187,7 @@ def test_the_ladder_has_one_pattern_a_density() -> None:
 
 
 def test_spaces_have_a_site_for_every_layer_in_order_of_execution() -> None:
-    task = load_task("digits")
+    task = digits()
     nm, fine = NMSpace.of(task.network, task.inputs), FineGrainedSpace.of(task.network, task.inputs)
     mixed = MixedSpace.of(task.network, task.inputs)
     assert fine.sites[0].name == "conv1.weight"
@@ -193,7 +204,7 @@ def test_spaces_have_a_site_for_every_layer_in_order_of_execution() -> None:
 
 
 def test_a_step_of_a_mixed_walk_decides_channels_and_weights() -> None:
-    task = load_task("digits")
+    task = digits()
     space = MixedSpace.of(task.network, task.inputs)
     steps = steps_of(space.sites)
     assert len(steps) < len(space.sites) == sum(map(len, steps))
@@ -238,3 +249,137 @@ def test_the_environment_of_a_mixed_space_takes_two_numbers(
 def test_unknown_patterns_are_refused_everywhere() -> None:
     with pytest.raises(InputError, match="pattern '3:4' is unknown"):
         LayerPattern("3:4")
+
+
+@pytest.fixture
+def sparse_plan(run: Any) -> Path:
+    """Return a plan with layers in several patterns, their kernels as the table has them."""
+    sites = {"patterns": ["2:4", "4x1", "csr"], "sparsities": [0.7, 0.9]}
+    (row,) = run("mixed", sites=sites, agents={"random_search": {}}, finetune_steps=5)
+    return Path(row["plan"])
+
+
+def outputs_of(network: torch.nn.Module) -> torch.Tensor:
+    inputs = digits().search[:20].inputs
+    with torch.inference_mode():
+        outputs: torch.Tensor = network(*inputs)
+    return outputs
+
+
+def test_a_packed_network_runs_on_its_kernels_and_reloads_bit_for_bit(
+    sparse_plan: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "packed.safetensors"
+    facts = app.apply(sparse_plan, out)
+    plan, task = read_plan(sparse_plan), digits()
+    assert facts["packed"] is True
+    assert facts["sparse_layers"] == len(layer_patterns(plan.plan)) > 2
+    network = app.load_packed(out, sparse_plan)
+    kernels = {m.kernel for m in network.modules() if isinstance(m, SparseLayer)}
+    assert len(kernels) > 1
+    plain = planned.build(plan, sparse_plan.parent, task)
+    built = packed(deployed(plain, task.inputs), layer_patterns(plan.plan))
+    assert torch.equal(outputs_of(network), outputs_of(built))
+    torch.testing.assert_close(outputs_of(network), outputs_of(plain), atol=1e-4, rtol=1e-4)
+    again = tmp_path / "again.safetensors"
+    app.apply(sparse_plan, again)
+    first, second = load_file(out), load_file(again)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_plan_applies_under_another_backend_with_the_same_outputs(
+    sparse_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "packed.safetensors"
+    app.apply(sparse_plan, out)
+    here = outputs_of(app.load_packed(out, sparse_plan))
+    monkeypatch.setattr(core, "library", lambda: None)
+    network = app.load_packed(out, sparse_plan)
+    assert Csr.backend().startswith("torch")
+    there = outputs_of(network)
+    torch.testing.assert_close(there, here, atol=1e-4, rtol=1e-4)
+    assert torch.equal(there.argmax(1), here.argmax(1))
+
+
+def test_packed_files_that_are_foreign_or_corrupt_are_refused(
+    sparse_plan: Path, run: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "packed.safetensors"
+    app.apply(sparse_plan, out)
+    plain = tmp_path / "plain.safetensors"
+    app.apply(sparse_plan, plain, unpacked=True)
+    with pytest.raises(InputError, match="has plan_digest None, but the plan's is"):
+        app.load_packed(plain, sparse_plan)
+    with pytest.raises(InputError, match="is not a file; write one with amc apply"):
+        app.load_packed(tmp_path / "none.safetensors", sparse_plan)
+    with safe_open(out, framework="pt") as opened:
+        about = opened.metadata()
+    state = load_file(out)
+    values = next(name for name in state if name.endswith(".indices"))
+    for change, message in (
+        ({values: state[values][:-1]}, "`indices` must have"),
+        ({values: None}, "is not the plan's packed network"),
+        ({"stranger": torch.zeros(1)}, "is not the plan's packed network"),
+    ):
+        changed = {name: t for name, t in {**state, **change}.items() if t is not None}
+        save_file(changed, out, about)
+        with pytest.raises(InputError, match=message):
+            app.load_packed(out, sparse_plan)
+    out.write_bytes(out.read_bytes()[:-100])
+    with pytest.raises(InputError, match="is not readable safetensors"):
+        app.load_packed(out, sparse_plan)
+
+
+def test_a_sparse_plan_is_exported_with_its_zeros(sparse_plan: Path, tmp_path: Path) -> None:
+    plan = read_plan(sparse_plan)
+    network = planned.build(plan, sparse_plan.parent, digits())
+    inputs = digits().search[:20].inputs
+    for suffix in ("onnx", "pt2"):
+        facts = app.apply(sparse_plan, tmp_path / f"plan.{suffix}")
+        assert facts["packed"] is False
+    program = torch.export.load(str(tmp_path / "plan.pt2"))
+    torch.testing.assert_close(program.module()(*inputs), outputs_of(network), atol=1e-4, rtol=1e-4)
+    session = onnxruntime.InferenceSession(tmp_path / "plan.onnx")
+    names = [its.name for its in session.get_inputs()]
+    (found,) = session.run(None, dict(zip(names, [t.numpy() for t in inputs], strict=True)))
+    np.testing.assert_allclose(found, outputs_of(network), atol=1e-4, rtol=1e-4)
+    state = {name: tuple(p.shape) for name, p in program.state_dict.items()}
+    for layer, how in layer_patterns(plan.plan).items():
+        weight = program.state_dict[f"{layer}.weight"]
+        assert f"{layer}.weight" in state
+        assert first_violation(weight.detach().contiguous(), how.pattern) is None
+
+
+def test_fine_tuning_a_sparse_plan_keeps_its_zeros(sparse_plan: Path, tmp_path: Path) -> None:
+    plan = read_plan(sparse_plan)
+    once: dict[str, Any] = {"steps": 12}
+    staged = {**once, "stages": 2, "recovery": "least_squares+batch_norm"}
+    for number, settings in enumerate((once, staged)):
+        out = tmp_path / f"tuned{number}"
+        app.finetune(sparse_plan, out, settings)
+        before = planned.build(plan, sparse_plan.parent, digits())
+        after = load_file(out / "weights.safetensors")
+        for layer, how in layer_patterns(plan.plan).items():
+            weight, name = after[f"{layer}.weight"], f"{layer}.weight"
+            assert not torch.equal(weight, before.state_dict()[name])
+            assert first_violation(weight, how.pattern) is None
+            own = before.state_dict()[name]
+            assert weight.count_nonzero() <= own.count_nonzero()
+            if number == 0:
+                assert torch.equal(weight != 0, own != 0), "the very same zeros"
+        *_, facts = planned.accuracy(out / "plan.json", None, None)
+        assert facts["reproduced"] is True
+
+
+def test_explain_has_a_curve_for_every_site(tmp_path: Path) -> None:
+    target = tmp_path / "table.json"
+    table_of("mixed").save(target)
+    config = {**SMALL, "space": "mixed", "latency": {"target": str(target), "batch_size": BATCH}}
+    result = app.explain(parse_config(config), tmp_path / "run")
+    for site in result["sites"]:
+        errors = site["relative_error"]
+        assert errors is not None
+        assert errors[-1] == pytest.approx(0, abs=1e-6)
+        assert all(0 <= error <= 1 for error in errors)
+        assert site["coupling"]["makes"]

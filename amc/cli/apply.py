@@ -14,7 +14,9 @@ from amc.reporting import Reporter
 
 def apply(
     plan: Annotated[Path, typer.Argument(help="A plan, as JSON.")],
-    out: Annotated[Path, typer.Option(help="The network: .safetensors or .onnx.")],
+    out: Annotated[
+        Path, typer.Option(help="The network: .safetensors, .onnx or .pt2 (torch.export).")
+    ],
     from_original: Annotated[
         bool,
         typer.Option(
@@ -28,6 +30,10 @@ def apply(
     data_folder: Annotated[
         str | None, typer.Option(help="Where the full data set lies, if the plan needs it.")
     ] = None,
+    unpacked: Annotated[
+        bool,
+        typer.Option("--unpacked", help="Sparse layers as plain weights with zeros, not packed."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the compressed network that a plan describes."""
@@ -35,6 +41,6 @@ def apply(
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.apply(plan, out, from_original, task, finetuned, data_folder)
+        return app.apply(plan, out, from_original, task, finetuned, data_folder, unpacked)
 
     answer(work, show_facts, as_json)

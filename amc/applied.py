@@ -1,0 +1,143 @@
+"""Writing the network of a plan for others to run, and reading a packed one again.
+
+``.safetensors`` holds the state of the compressed network; where layers are sparse, that of the
+network as it is deployed: BatchNorm folded, sparse layers packed for their kernels. ``.onnx`` and
+``.pt2`` (``torch.export``) hold the network itself, sparse layers with their zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from amc.compress import compress, kept_of
+from amc.deploy import deployed
+from amc.errors import InputError
+from amc.files import check_writable
+from amc.plan_file import PlanFile, read_plan
+from amc.planned import build, groups_of, load_planned_task
+from amc.sparsify import layer_patterns, packed, prune
+from amc.task import LoadedTask
+
+SUFFIXES = (".safetensors", ".onnx", ".pt2")
+
+
+def apply(
+    path: Path,
+    out: Path,
+    source: str,
+    task_name: str | None,
+    data_folder: str | None,
+    *,
+    unpacked: bool = False,
+) -> dict[str, Any]:
+    """Write the network of a plan to ``out``, by its suffix; return what it is.
+
+    ``source`` is that of ``amc.planned.build``; with ``unpacked`` sparse layers are written as
+    plain weights with zeros, which other runtimes can make use of.
+    """
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"--out {str(out)!r} must end in {', '.join(SUFFIXES)}")
+    check_writable(out, "--out")
+    plan = read_plan(path)
+    task = load_planned_task(plan, task_name, data_folder)
+    network = build(plan, path.parent, task, source)
+    patterns = layer_patterns(plan.plan)
+    is_packed = bool(patterns) and out.suffix == ".safetensors" and not unpacked
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        if out.suffix == ".onnx":
+            export_onnx(network, task.inputs, partial)
+        elif out.suffix == ".pt2":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns of its own internals
+                torch.export.save(exported(network, task.inputs), str(partial))
+        else:
+            ready = packed(deployed(network, task.inputs), patterns) if is_packed else network
+            state = {name: t.detach().contiguous() for name, t in ready.state_dict().items()}
+            save_file(state, partial, _about(plan, is_packed))
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "params": sum(int(p.count_nonzero()) for p in network.parameters()),
+        "sparse_layers": len(patterns),
+        "packed": is_packed,
+        "weights": source,
+    }
+
+
+def load_packed(file: Path, plan: PlanFile, task: LoadedTask) -> nn.Module:
+    """Return the network that ``apply`` packed, ready to run on its kernels.
+
+    Raises ``InputError`` for a file of another plan, and for one that is corrupt.
+    """
+    found = _metadata(file)
+    expected = _about(plan, True)
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise InputError(
+                f"{str(file)!r} has {key} {found.get(key)!r}, but the plan's is {value!r}; apply "
+                "the plan again"
+            )
+    network = compress(task.network, groups_of(plan, task), kept_of(plan.plan))
+    patterns = layer_patterns(plan.plan)
+    prune(network, patterns)  # any zeros: the arrays are replaced
+    ready = packed(deployed(network, task.inputs), patterns)
+    try:
+        ready.load_state_dict(load_file(file))
+    except (RuntimeError, SafetensorError) as error:
+        raise InputError(f"{str(file)!r} is not the plan's packed network: {error}") from error
+    return ready.eval()
+
+
+def _about(plan: PlanFile, is_packed: bool) -> dict[str, str]:
+    """Return the metadata of a file of weights."""
+    about = {"network_digest": plan.network_digest, "task": plan.task}
+    return {**about, "plan_digest": plan.plan.digest, "packed": "yes"} if is_packed else about
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        raise InputError(f"packed network {str(file)!r} is not a file; write one with amc apply")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except Exception as error:  # safetensors raises a type of its own
+        raise InputError(f"{str(file)!r} is not readable safetensors: {error}") from error
+
+
+def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> None:
+    """Write ``network`` as one ONNX file whose batch size is free."""
+    batch = torch.export.Dim("batch", min=1)
+    examples = tuple(torch.cat([t, t]) if len(t) == 1 else t for t in inputs)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+            examples,
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in examples),
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(out), external_data=False)
+
+
+def exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """Return ``network`` as ``torch.export`` captures it, its batch size free."""
+    batch = torch.export.Dim("batch", min=1)
+    examples = tuple(torch.cat([t, t]) if len(t) == 1 else t for t in inputs)
+    shapes = tuple({0: batch} for _ in examples)
+    return torch.export.export(network.eval(), examples, dynamic_shapes=shapes)

@@ -23,6 +23,7 @@ from amc.data import Data
 from amc.errors import InputError
 from amc.finetune_checkpoint import Check, Checkpoint, Progress, StageEnd, write_checkpoint
 from amc.finetune_settings import RECOVERY, FinetuneSettings
+from amc.kernels.patterns import KEEP
 from amc.plan import digest
 from amc.plan_file import PlanFile
 from amc.plan_scores import Scorer, scorer, searched
@@ -33,6 +34,7 @@ from amc.recovery import Recovery
 from amc.reporting import Handle, Reporter
 from amc.search_task import preserved_generators, seed_everything
 from amc.sparsify import layer_patterns
+from amc.sr_ste import MovingZeros
 from amc.task import LoadedTask
 from amc.training import Distillation, Schedule, Trainer
 
@@ -178,6 +180,7 @@ class FineTuning:
             trainer.load(saved.trainer, progress.step)
             torch.set_rng_state(saved.torch_generator)
         self._train(stage, trainer, bar)
+        trainer.settle()
         if progress.best:
             network.load_state_dict(progress.best)
         network.eval()
@@ -215,6 +218,8 @@ class FineTuning:
             augment=settings.augment,
         )
         seed = int(digest([settings.seed, self.progress.stage])[:8], 16)
+        patterns = {n: how.pattern for n, how in layer_patterns(self._job.plan.plan).items()}
+        moving = {n: p for n, p in patterns.items() if p in KEEP and settings.zeros == "sr_ste"}
         return Trainer(
             network,
             self._job.task.train,
@@ -222,7 +227,8 @@ class FineTuning:
             seed,
             self._distillation,
             settings.l1,
-            sparse=layer_patterns(self._job.plan.plan),
+            sparse=patterns.keys() - moving.keys(),
+            moving=MovingZeros(network, moving) if moving else None,
         )
 
     def _train(self, stage: Stage, trainer: Trainer, bar: Handle) -> None:
@@ -245,16 +251,18 @@ class FineTuning:
         """Score the search split, keep the weights if they are the best so far, save it all."""
         progress, network = self.progress, trainer.network
         network.eval()
-        value = self._job.score(network, self._job.search)
+        with trainer.as_pruned():
+            value = self._job.score(network, self._job.search)
+            better = progress.best_score is None or value > progress.best_score
+            if better and self._job.settings.patience is not None:
+                state = network.state_dict()
+                progress.best = {n: t.detach().contiguous().clone() for n, t in state.items()}
         network.train()
         if not math.isfinite(value):
             raise self._diverged("the network's output")
         progress.checks.append(Check(progress.stage, progress.step, loss, value))
-        if progress.best_score is None or value > progress.best_score:
+        if better:
             progress.best_score, progress.best_step, progress.stale = value, progress.step, 0
-            if self._job.settings.patience is not None:
-                state = network.state_dict()
-                progress.best = {n: t.detach().contiguous().clone() for n, t in state.items()}
         else:
             progress.stale += 1
         now = time.perf_counter()

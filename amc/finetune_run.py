@@ -74,7 +74,7 @@ def run_finetuning(
     calibration = task.train[: plan.evaluation.calibration_images]
     scores = importance(task, groups, settings.criterion, calibration)
     job = FinetuneJob(plan, source.parent, task, groups, scores, settings)
-    identity = {"plan": plan_digest, "data": data, "settings": settings.model_dump(mode="json")}
+    identity = {"plan": plan_digest, "data": data, "settings": settings.identity}
     tuning = FineTuning(job, out, identity, before.checkpoint, reporter)
     named = f" --task {task_name}" if task_name else ""
     named += f" --data-folder {data_folder}" if data_folder else ""

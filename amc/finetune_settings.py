@@ -31,6 +31,9 @@ class FinetuneSettings(BaseModel):
     ``None``) the search split is scored; ``patience`` such checks in a row without a new best end a
     stage, which then keeps its best weights; without ``patience`` it keeps its last ones.
 
+    ``zeros`` of sparse layers stay where they are (``fixed``), or those of N:M layers may move
+    while they are trained (``sr_ste``: ``amc.sr_ste``).
+
     ``stages`` rise to 1: the fraction of the channels that the plan removes which is gone in each
     stage, the least important by ``criterion`` first. ``recovery`` comes before the first stage;
     ``None`` takes the weights that the plan names where the first stage is the last, else
@@ -50,6 +53,7 @@ class FinetuneSettings(BaseModel):
     patience: int | None = Field(None, ge=1)
     check_every: int | None = Field(None, ge=1)
     augment: bool = False
+    zeros: Literal["fixed", "sr_ste"] = "fixed"
     stages: tuple[float, ...] = (1.0,)
     criterion: str = Field("magnitude_l1", min_length=1, max_length=200)
     recovery: RecoveryName | None = None
@@ -90,6 +94,14 @@ class FinetuneSettings(BaseModel):
                 f"steps {self.steps} and epochs {self.epochs:g} exclude each other; leave one out"
             )
         return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with; options newer than it only where they are given."""
+        values = self.model_dump(mode="json")
+        if self.zeros == "fixed":
+            del values["zeros"]
+        return values
 
     def stage_steps(self, examples: int) -> list[int]:
         """Return the steps of every stage, equal but for a remainder that the last one gets.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amc.data import Data, shift_and_flip
+from amc.sr_ste import MovingZeros
 
 BATCH = 250
 
@@ -80,7 +82,8 @@ class Trainer:
     depend on ``seed`` alone. ``l1`` times the sum of absolute weights of kernels and matrices is
     added to what is minimised, as ``schedule.weight_decay`` is to the gradient of every parameter;
     the losses that are returned leave both out. The weights of layers named in ``sparse`` that are
-    0 at the first step stay 0.
+    0 at the first step stay 0. With ``moving`` zeros of layers the loss is that of the pruned
+    weights, while dense ones are trained; ``settle`` prunes them at the end.
     """
 
     def __init__(
@@ -92,7 +95,9 @@ class Trainer:
         distillation: Distillation | None = None,
         l1: float = 0.0,
         sparse: Collection[str] = (),
+        moving: MovingZeros | None = None,
     ) -> None:
+        self._moving = moving
         self.network, self.steps_done = network, 0
         self._sparse, self._masks = sparse, dict[str, Tensor]()
         self._data, self._schedule = data, schedule
@@ -123,11 +128,14 @@ class Trainer:
             group["lr"] = _learning_rate(schedule, self.steps_done)
         self._optimizer.zero_grad()
         assert batch.labels is not None
-        outputs = self.network(*inputs)
-        loss = loss_of(outputs, batch.labels)
-        if self._distillation is not None:
-            loss = self._distillation.loss(loss, outputs, inputs, index)
-        loss.backward()
+        with self.as_pruned():
+            outputs = self.network(*inputs)
+            loss = loss_of(outputs, batch.labels)
+            if self._distillation is not None:
+                loss = self._distillation.loss(loss, outputs, inputs, index)
+            loss.backward()
+        if self._moving is not None:
+            self._moving.refine()
         if self._l1:
             self._shrink()
         self._optimizer.step()
@@ -135,6 +143,15 @@ class Trainer:
             self._weight(name).mul_(mask)
         self.steps_done += 1
         return loss.detach()
+
+    def as_pruned(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the network has the weights that it would be left with now."""
+        return contextlib.nullcontext() if self._moving is None else self._moving.pruned()
+
+    def settle(self) -> None:
+        """Leave the network with its pruned weights; no step may follow."""
+        if self._moving is not None:
+            self._moving.settle()
 
     def _weight(self, layer: str) -> Tensor:
         weight = self.network.get_submodule(layer).weight

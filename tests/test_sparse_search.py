@@ -355,7 +355,8 @@ def test_fine_tuning_a_sparse_plan_keeps_its_zeros(sparse_plan: Path, tmp_path: 
     plan = read_plan(sparse_plan)
     once: dict[str, Any] = {"steps": 12}
     staged = {**once, "stages": 2, "recovery": "least_squares+batch_norm"}
-    for number, settings in enumerate((once, staged)):
+    moving = {**once, "zeros": "sr_ste", "patience": 3, "check_every": 4}
+    for number, settings in enumerate((once, staged, moving)):
         out = tmp_path / f"tuned{number}"
         app.finetune(sparse_plan, out, settings)
         before = planned.build(plan, sparse_plan.parent, digits())

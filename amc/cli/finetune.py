@@ -33,6 +33,7 @@ def finetune(
     patience: own.Patience = None,
     check_every: own.CheckEvery = None,
     augment: own.Augment = None,
+    zeros: own.Zeros = None,
     stages: own.Stages = None,
     criterion: own.Criterion = None,
     recovery: own.Recovery = None,
@@ -56,7 +57,7 @@ def finetune(
         **{"steps": steps, "epochs": epochs, "learning_rate": learning_rate},
         **{"batch_size": batch_size, "weight_decay": weight_decay, "l1": l1},
         **{"distill": distill, "temperature": temperature, "patience": patience},
-        **{"check_every": check_every, "augment": augment, "stages": stages},
+        **{"check_every": check_every, "augment": augment, "stages": stages, "zeros": zeros},
         **{"criterion": criterion, "recovery": recovery, "data": data},
         **{"seed": seed, "threads": threads},
     }

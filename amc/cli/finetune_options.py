@@ -36,6 +36,9 @@ CheckEvery = Annotated[
 Augment = Annotated[
     bool | None, typer.Option("--augment/--no-augment", help="Shift and mirror the images.")
 ]
+Zeros = Annotated[
+    str | None, typer.Option(help="Of sparse layers: fixed, or sr_ste for N:M (default: fixed).")
+]
 Stages = Annotated[
     str | None,
     typer.Option(help="Prune in so many stages, or at levels such as '[0.5, 0.8, 1]'."),

@@ -13,21 +13,25 @@ from torch import Tensor, nn
 
 from amc.compress import compress, kept_of
 from amc.coupling import ChannelGroup, trace_coupling
+from amc.deploy import deployed
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_text
 from amc.latency import LatencyTable
 from amc.latency.device import target_path
 from amc.latency.table import network_key
+from amc.layer_times import layer_times
 from amc.plan_file import FilePart, PlanFile, read_plan
 from amc.plan_scores import scorer, searched
 from amc.pricing import is_here
 from amc.pruning import Pruner
 from amc.recovery import Recovery
-from amc.sparsify import layer_patterns
+from amc.sparsify import layer_patterns, packed
 from amc.task import LoadedTask, load_task
-from amc.timing import measure_networks
+from amc.timing import measure_deployed
 from amc.weights import state_sha256
 from amc.worker import state_tensors
+
+DOUBTFUL = 0.10  # of the measured latency
 
 
 def load_planned_task(
@@ -175,7 +179,9 @@ def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict
     It is measured now where the plan's latency table lies beside it, as in a run folder (beside the
     folder ``family`` for a plan in that), and is of a machine like this one; else with this
     machine's cached table, which ``note`` says; and where there is none it is ``None``, and
-    ``note`` says why.
+    ``note`` says why. ``size_bytes`` is what the deployed network's state takes, ``layers`` are
+    those of ``amc.layer_times``, and ``warning`` says where prediction and measurement differ by
+    more than ``DOUBTFUL``.
     """
     plan, task, network, facts = accuracy(path, task_name, data_folder)
     costs = plan.costs
@@ -189,19 +195,29 @@ def evaluate(path: Path, task_name: str | None, data_folder: str | None) -> dict
     }
     table, note = _table_of(plan, path.parent)
     facts["note"] = note
+    ready = packed(deployed(network, task.inputs), layer_patterns(plan.plan))
+    facts["size_bytes"] = sum(t.numel() * t.element_size() for t in ready.state_dict().values())
     if table is None:
         return facts
     inputs = task.batch(costs.batch_size)
-    dense = network_key(task.network_digest, costs.batch_size), task.network
-    patterns = {"plan": layer_patterns(plan.plan)}
-    networks = {"dense": dense[1], "plan": network}
-    measured = measure_networks(networks, inputs, table, dense, patterns=patterns)
-    now = measured["plan"].measured_latency_s
+    whole = deployed(task.network, task.inputs)
+    key = network_key(task.network_digest, costs.batch_size)
+    networks = {"dense": whole, "plan": ready}
+    measured = measure_deployed(networks, inputs, table, (key, whole))
+    own, predicted = measured["plan"], costs.predicted.latency_s
+    facts["layers"] = layer_times(ready, inputs, table, own.clock_factor)
+    error = predicted / own.measured_latency_s - 1
+    if abs(error) > DOUBTFUL:
+        facts["warning"] = (
+            f"predicted latency is {100 * error:+.0f}% off the measured one"
+            + (", which is noisy" if own.noisy else "")
+            + "; `amc measure` on a quiet machine times the table's kernels again"
+        )
     return {
         **facts,
-        "measured_latency_s": now,
-        "noisy": measured["plan"].noisy,
-        "speedup": measured["dense"].measured_latency_s / now,
+        "measured_latency_s": own.measured_latency_s,
+        "noisy": own.noisy,
+        "speedup": measured["dense"].measured_latency_s / own.measured_latency_s,
         "backend": table.backend,
     }
 

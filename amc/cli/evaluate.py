@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from amc.cli.answer import FAILED, AsJson, answer, say
-from amc.cli.tables import show_facts
+from amc.cli.evaluation_tables import show_evaluation
 from amc.reporting import Reporter
 
 
@@ -30,7 +30,9 @@ def evaluate(
 
         return app.evaluate_plan(plan, task, data_folder)
 
-    result = answer(work, show_facts, as_json)
+    result = answer(work, show_evaluation, as_json)
+    if "warning" in result:
+        say(f"warning: {result['warning']}")
     if result.get("reproduced") is False:
         say(
             "error: NOT REPRODUCED: the accuracy now is not the one on record; compare torch's "

@@ -23,8 +23,8 @@ def layer_times(
     """Return ``layer``, ``kernel``, ``predicted_latency_s`` and ``measured_latency_s`` of each.
 
     A layer's time is from its start to that of the next one, with the functions behind it; the
-    median of ``RUNS`` forward passes, divided by ``clock_factor``. Layers are in order of execution;
-    the sum of their medians is only about the network's time.
+    median of ``RUNS`` forward passes, divided by ``clock_factor``. Layers are in order of
+    execution; the sum of their medians is only about the network's time.
     """
     predicted: dict[str, float] = {}
     kernels: dict[str, str] = {}

@@ -24,6 +24,7 @@ import torch
 from amc.bench_reference import SCORING_BATCH, Reference
 from amc.compress import compress, kept_of
 from amc.data import Data
+from amc.errors import InputError
 from amc.evaluation import Request
 from amc.evaluators import ScoringEvaluator
 from amc.plan import Plan
@@ -59,6 +60,11 @@ def evaluation(
     takes as a request of the search does, all included; ``reference_over_search_work`` leaves
     ``agent_s`` out.
     """
+    if any(site.decides != "channels" for site in session.space.sites):
+        raise InputError(
+            f"bench evaluation is for space 'channel', as the published procedure removes channels "
+            f"alone, but got {session.config.space!r}; set space: channel"
+        )
     plans = random_plans(session, settings.plans, settings.seed)
     with reporter.task(f"timing {session.task.name}", len(plans) * settings.rounds) as bar:
         fast, preparation_s = _prepared(session)

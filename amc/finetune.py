@@ -110,11 +110,15 @@ class FinetuneJob:
         criterion = self.plan.evaluation.weight_criterion
         return Pruner(criterion, self.task.network, self.groups, self.calibration)
 
-    def recover(self, recovery: Recovery, kept: Kept) -> nn.Module:
-        """Return the dense network compressed to ``kept``, recovered, with the plan's patterns."""
+    def recover(self, recovery: Recovery, kept: Kept, *, sparse: bool = True) -> nn.Module:
+        """Return the dense network compressed to ``kept``, recovered, with the plan's patterns.
+
+        Those are of the plan's own channels: ``sparse`` only where these are what is ``kept``.
+        """
         network = self.compressed(kept)
         recovery.reconstruct(network, kept)
-        self.pruner.prune(network, self.plan.plan, kept)
+        if sparse:
+            self.pruner.prune(network, self.plan.plan)
         recovery.recalibrate(network)
         return network
 
@@ -197,14 +201,15 @@ class FineTuning:
             before = self._stages[index - 1].kept
             narrower = narrow(previous, job.groups, before, stage.kept)
             network.load_state_dict(narrower.state_dict())
-            job.pruner.prune(network, job.plan.plan, stage.kept)
+            if stage.level == 1:
+                job.pruner.prune(network, job.plan.plan)
             if "batch_norm" in (job.recovery or ""):
                 job.recovered("batch_norm").recalibrate(network)
             return network
         if job.recovery is None:
             return job.from_plan()
         recovery = job.recovered(job.recovery)
-        network = job.recover(recovery, stage.kept)
+        network = job.recover(recovery, stage.kept, sparse=stage.level == 1)
         self.progress.notes += recovery.notes
         return network
 
@@ -218,7 +223,8 @@ class FineTuning:
             augment=settings.augment,
         )
         seed = int(digest([settings.seed, self.progress.stage])[:8], 16)
-        patterns = {n: how.pattern for n, how in layer_patterns(self._job.plan.plan).items()}
+        layers = layer_patterns(self._job.plan.plan) if stage.level == 1 else {}
+        patterns = {name: how.pattern for name, how in layers.items()}
         moving = {n: p for n, p in patterns.items() if p in KEEP and settings.zeros == "sr_ste"}
         return Trainer(
             network,

@@ -35,7 +35,8 @@ class FinetuneSettings(BaseModel):
     while they are trained (``sr_ste``: ``amc.sr_ste``).
 
     ``stages`` rise to 1: the fraction of the channels that the plan removes which is gone in each
-    stage, the least important by ``criterion`` first. ``recovery`` comes before the first stage;
+    stage, the least important by ``criterion`` first; layers become sparse in the last one.
+    ``recovery`` comes before the first stage;
     ``None`` takes the weights that the plan names where the first stage is the last, else
     ``RECOVERY``. ``data`` is the plan's where it is ``None``.
     """

@@ -23,6 +23,7 @@ def inspection(
         "sites": [
             {
                 "name": site.name,
+                "decides": site.decides,
                 "kind": site.kind,
                 "channels": site.channels,
                 "unit": site.unit,
@@ -31,6 +32,7 @@ def inspection(
                 "output": [site.height, site.width],
                 "macs": site.macs,
                 "widths": list(site.widths),
+                "patterns": {str(width): how for width, how in site.patterns.items()},
                 "layers": list(site.layers),
             }
             for site in space.sites

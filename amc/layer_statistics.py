@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from amc.criteria.base import LayerView, Need
 from amc.data import Data
 from amc.errors import InputError
-from amc.reconstruction.moments import gather
-from amc.reconstruction.rows import LAYERS, Layer, groups_of
+from amc.reconstruction.moments import MAX_COLUMNS, gather
+from amc.reconstruction.rows import LAYERS, Layer, column_count, groups_of
 from amc.training import loss_of
 
 BATCH = 125  # examples of a gradient
@@ -23,7 +23,7 @@ BATCH = 125  # examples of a gradient
 class Statistics:
     """What ``calibration`` examples say of the layers of a dense ``network``.
 
-    Of its linear layers, and its convolutions of one group.
+    Of its linear layers and its convolutions of one group, with at most ``MAX_COLUMNS`` columns.
     """
 
     def __init__(self, network: nn.Module, calibration: Data) -> None:
@@ -31,8 +31,14 @@ class Statistics:
         self._layers = [
             name
             for name, layer in network.named_modules()
-            if isinstance(layer, LAYERS) and groups_of(layer) == 1
+            if isinstance(layer, LAYERS)
+            and groups_of(layer) == 1
+            and column_count(layer) <= MAX_COLUMNS
         ]
+
+    def knows(self, layer: str) -> bool:
+        """Return whether there are statistics of a layer."""
+        return layer in self._layers
 
     def view(
         self,
@@ -51,8 +57,8 @@ class Statistics:
         if needs and layer not in self._layers:
             raise InputError(
                 f"the criterion needs statistics of layer {layer!r}, and there are none of grouped "
-                "convolutions; exclude it, or choose a criterion by weights, such as "
-                "'magnitude_l1'"
+                f"convolutions and of layers with more than {MAX_COLUMNS} columns; exclude it, or "
+                "choose a criterion by weights, such as 'magnitude_l1'"
             )
         if "moments" in needs:
             moments = self._moments[layer]
@@ -78,7 +84,8 @@ class Statistics:
 
     @cached_property
     def _gradient_squares(self) -> dict[str, Tensor]:
-        if self._data.labels is None:
+        labels = self._data.labels
+        if labels is None or labels.dtype.is_floating_point:
             raise InputError(
                 "the criterion needs gradients of the loss, and the task's training examples have "
                 "no labels; choose one without, such as 'wanda' or 'second_order'"
@@ -92,8 +99,11 @@ class Statistics:
             assert batch.labels is not None
             with torch.enable_grad():
                 loss = loss_of(network(*batch.inputs), batch.labels)
-            for total, gradient in zip(sums, torch.autograd.grad(loss, tensors), strict=True):
-                total.add_(gradient.double().square())
+            for total, gradient in zip(
+                sums, torch.autograd.grad(loss, tensors, allow_unused=True), strict=True
+            ):
+                if gradient is not None:  # a layer that the forward pass leaves out has none
+                    total.add_(gradient.double().square())
             batches += 1
         named = zip(self._layers, sums, strict=True)
         return {name: (total / batches).contiguous() for name, total in named}

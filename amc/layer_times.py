@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amc.errors import InputError
 from amc.latency import LatencyTable
+from amc.latency.ops import OpCall
 from amc.latency.session import device_settings
 from amc.latency.trace import trace_ops
 
@@ -24,12 +26,14 @@ def layer_times(
 
     A layer's time is from its start to that of the next one, with the functions behind it; the
     median of ``RUNS`` forward passes, divided by ``clock_factor``. Layers are in order of
-    execution; the sum of their medians is only about the network's time.
+    execution; the sum of their medians is only about the network's time. ``None`` stands for what
+    the table does not know, and for functions inside modules that ``torch.fx`` could not trace.
     """
-    predicted: dict[str, float] = {}
+    predicted: dict[str, float | None] = {}
     kernels: dict[str, str] = {}
     for op in trace_ops(network, inputs):
-        predicted[op.layer] = predicted.get(op.layer, 0.0) + table.latency(op)
+        before, its = predicted.get(op.layer, 0.0), _known(table, op)
+        predicted[op.layer] = None if before is None or its is None else before + its
         kernels.setdefault(op.layer, op.template.kernel)
     with device_settings(table.threads):
         measured = _measured(network, inputs)
@@ -38,10 +42,17 @@ def layer_times(
             "layer": layer,
             "kernel": kernels[layer],
             "predicted_latency_s": seconds,
-            "measured_latency_s": measured.get(layer, 0.0) / clock_factor,
+            "measured_latency_s": measured[layer] / clock_factor if layer in measured else None,
         }
         for layer, seconds in predicted.items()
     ]
+
+
+def _known(table: LatencyTable, op: OpCall) -> float | None:
+    try:
+        return table.latency(op)
+    except InputError:
+        return None
 
 
 def _measured(network: nn.Module, inputs: tuple[Tensor, ...]) -> Mapping[str, float]:

@@ -6,7 +6,7 @@ one included: so zeros never make a layer slower.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +33,14 @@ class PatternCosts:
         self._parameters = np.array([its.parameter for its in ops])
         self._sites = np.array([its.site for its in ops])
         self._relus = [its.relu for its in ops if its.relu is not None]
-        taps = np.array([its.taps for its in ops])
+        taps = np.array([math.prod(its.kernel) for its in ops])
         self._positions = structure.macs_scale[self._ops] / taps
         # A row of the grids holds an operation's own widths, then the width of its site.
         lattices = [(*structure.reachable(o.op), structure.sites[o.site].widths) for o in ops]
         self._grids = Grids(lattices, range(len(ops)))
         both = list(zip(ops, self._grids.points, strict=True))
-        sizes = np.array([_size(structure, its, at) for its, points in both for at in points])
-        self._stored, self._bytes = sizes.T
+        sizes = [_sizes(structure, its, points) for its, points in both]
+        self._stored, self._bytes = np.concatenate(sizes, axis=1)
         fastest = [_fastest(structure, its, points, table) for its, points in both]
         self._seconds = np.concatenate([seconds for seconds, _ in fastest])
         self._kernel = np.concatenate([kernel for _, kernel in fastest])
@@ -79,16 +79,20 @@ class PatternCosts:
         return self._grids.at(np.concatenate([own, density], axis=2))
 
 
-def _size(structure: NetworkStructure, its: PatternedOp, at: Sequence[int]) -> tuple[int, int]:
-    """Return how many weights are stored, and in how many bytes; dense where that takes fewer."""
-    c_in, c_out, width = (int(n) for n in at)
-    shape, density = (c_out, c_in, its.taps), width / THOUSAND
-    whole = c_out * c_in * its.taps
-    pattern = structure.sites[its.site].patterns.get(width)
-    if pattern is None:
-        return whole, FLOAT32 * whole
-    least = min(FLOAT32 * whole, packed_bytes(pattern, shape, density))
-    return stored_weights(pattern, shape, density), least
+def _sizes(structure: NetworkStructure, its: PatternedOp, points: Ints) -> Ints:
+    """Return how many weights are stored at each point, and in how many bytes, ``[2, points]``.
+
+    Dense where that takes fewer bytes.
+    """
+    c_in, c_out, widths = points.T
+    whole = c_in * c_out * math.prod(its.kernel)
+    sizes = np.stack([whole, FLOAT32 * whole])
+    for width, pattern in structure.sites[its.site].patterns.items():
+        own = widths == width
+        shape = c_out[own], c_in[own], its.kernel, 1 - width / THOUSAND
+        sizes[0, own] = stored_weights(pattern, *shape)
+        sizes[1, own] = np.minimum(sizes[1, own], packed_bytes(pattern, *shape))
+    return sizes
 
 
 def _fastest(
@@ -104,9 +108,8 @@ def _fastest(
         seconds = seconds + table.latencies(structure.ops[its.relu].kernel, points[:, 1:2])
     kernel = np.zeros(len(points), dtype=np.int64)
     for pattern, template in its.kernels.items():
-        own = np.flatnonzero(
-            [site.patterns.get(width) == pattern for width in points[:, 2].tolist()]
-        )
+        its_widths = [width for width, its_own in site.patterns.items() if its_own == pattern]
+        own = np.flatnonzero(np.isin(points[:, 2], its_widths))
         sparse = table.latencies(template.key, points[own, : len(template.axes)])
         faster = own[sparse < seconds[own]]
         seconds[faster] = sparse[sparse < seconds[own]]

@@ -22,15 +22,15 @@ class PatternedOp:
     """One layer whose weight a site decides on, by positions in a ``NetworkStructure``.
 
     ``op`` is the layer's operation, ``parameter`` its weight, ``site`` the site; ``relu`` the ReLU
-    that a sparse layer runs itself, ``None`` where there is none. ``taps`` is the size of a
-    kernel, and ``kernels`` the operation that runs each pattern of the site.
+    that a sparse layer runs itself, ``None`` where there is none. ``kernel`` has the lengths of a
+    convolution's kernel, and ``kernels`` the operation that runs each pattern of the site.
     """
 
     op: int
     parameter: int
     site: int
     relu: int | None
-    taps: int
+    kernel: tuple[int, ...]
     kernels: Mapping[str, OpTemplate]
 
 
@@ -63,7 +63,7 @@ def patterned_ops(
                 parameters.index(site.name),
                 position,
                 relu,
-                weight[0, 0].numel(),
+                tuple(weight.shape[2:]),
                 kernels,
             )
         )

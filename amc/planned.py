@@ -25,7 +25,7 @@ from amc.plan_scores import scorer, searched
 from amc.pricing import is_here
 from amc.pruning import Pruner
 from amc.recovery import Recovery
-from amc.sparsify import layer_patterns, packed
+from amc.sparsify import layer_patterns, packed, sparse_layers
 from amc.task import LoadedTask, load_task
 from amc.timing import measure_deployed
 from amc.weights import state_sha256
@@ -76,7 +76,13 @@ def groups_of(plan: PlanFile, task: LoadedTask) -> list[ChannelGroup]:
     """Return what each site of the plan decides on; ``InputError`` where it does not fit."""
     groups, _ = trace_coupling(task.network, task.inputs)
     by_name = {group.name: group for group in groups}
+    sparse = {f"{layer}.weight" for layer in sparse_layers(task.network)}
     for site, choice in plan.choices.items():
+        if not choice.kept and site not in sparse:
+            raise InputError(
+                f"choices.{site} is no layer of task {task.name!r} that can be sparse; the plan is "
+                "not for it"
+            )
         if not choice.kept:
             continue
         if site not in by_name:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from amc.compress import Kept, kept_of, masks, positions
+from amc.compress import kept_of, masks, positions
 from amc.coupling import ChannelGroup
 from amc.criteria.base import Criterion, LayerView, Need, Zeros
 from amc.criteria.chosen import of_weights
@@ -39,16 +39,15 @@ class Pruner:
         self._statistics = Statistics(network, calibration)
         self._remembered: OrderedDict[tuple[str, str, float, bytes], Tensor] = OrderedDict()
 
-    def prune(self, network: nn.Module, plan: Plan, kept: Kept | None = None) -> None:
+    def prune(self, network: nn.Module, plan: Plan) -> None:
         """Give the layers that ``plan`` makes sparse their zeros.
 
-        ``network`` is compressed to ``kept``, by default the channels that the plan keeps, with any
-        weights.
+        ``network`` is compressed to the channels that the plan keeps, with any weights.
         """
         layers = layer_patterns(plan)
         if not layers:
             return
-        present = masks(self._groups, kept_of(plan) if kept is None else kept)
+        present = masks(self._groups, kept_of(plan))
         for name, how in layers.items():
             weight: Any = network.get_submodule(name).weight
             assert how.sparsity is not None
@@ -88,7 +87,7 @@ class Pruner:
         needs: set[Need] = {"moments", *self._criterion.needs}
         found = {}
         for site in sites:
-            if site.decides != "weights":
+            if site.decides != "weights" or not self._statistics.knows(site.layer):
                 continue
             weight = self._network.get_submodule(site.layer).weight
             assert isinstance(weight, Tensor)

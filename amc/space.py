@@ -22,7 +22,7 @@ class SearchSpace(Protocol):
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
-        """What each site decides on, in the order of the sites."""
+        """What each site that decides on channels decides on, in the order of these sites."""
         ...
 
     @property

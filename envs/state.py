@@ -70,7 +70,8 @@ class Convention:
     ``state``: ``paper`` (11 features) or ``released`` (10). ``action``: with ``output`` an action
     in [0, 1] decides the output channels of the site's own layer, from the narrowest legal width
     (0) to the widest (1). With ``input``, as published, it is the keep ratio of the input channels
-    of the layer that uses them first, and the features are that layer's. ``lower_bound`` and
+    of the layer that uses them first, and the features are that layer's; at a site that decides on
+    weights it is the fraction of them that stays. ``lower_bound`` and
     ``upper_bound`` are keep ratios that no site leaves, if it has a legal width between them; else
     its narrowest width above the lower bound stands. Raises ``InputError`` for bounds or words that
     make no sense.
@@ -105,7 +106,12 @@ class Convention:
         return (self.lower_bound, self.upper_bound) if self.action == "input" else (0.0, 1.0)
 
     def widths(self, site: Site) -> tuple[int, ...]:
-        """Return the legal widths of ``site`` within the bounds, ascending, at least one."""
+        """Return the legal widths of ``site`` within the bounds, ascending, at least one.
+
+        The bounds are of channels alone.
+        """
+        if site.decides != "channels":
+            return site.widths
         low, high = (b * site.full for b in (self.lower_bound - 1e-9, self.upper_bound + 1e-9))
         within = tuple(w for w in site.widths if low <= w <= high)
         return within or (next(w for w in site.widths if w >= low),)
@@ -132,7 +138,7 @@ class Convention:
 
     def _layer(self, site: Site) -> LayerShape:
         """Return the layer that the state describes: the one whose channels the action decides."""
-        if self.action == "output":
+        if self.action == "output" or site.decides != "channels":
             return site.producer
         if site.consumer is None:
             raise InputError(

@@ -111,7 +111,8 @@ class Course:
 
     def requested(self, t: int, action: float) -> float:
         """Return the channels, not rounded, that ``action`` in [0, 1] asks for at site ``t``."""
-        keep_ratio = float(np.clip(action, *self.convention.action_range))
+        channels = self.sites[t].decides == "channels"
+        keep_ratio = float(np.clip(action, *(self.convention.action_range if channels else (0, 1))))
         if self.convention.action == "output":
             keep_ratio = self.low[t] + keep_ratio * (self.high[t] - self.low[t])
         return float(keep_ratio * self.sites[t].full)

@@ -158,7 +158,7 @@ def _scored(
     """
     found = [m for m in group.members if m.role == criterion.side and _has_weight(m, weights)]
     if criterion.side == "passes":
-        found = [m for m in found if weights[f"{m.layer}.weight"].dim() == 1]
+        found = [m for m in found if f"{m.layer}.running_mean" in weights]
         if not found:
             raise InputError(
                 f"sites.criterion needs a BatchNorm with a scale at every site, and {group.name!r} "

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -35,7 +36,7 @@ def ladder(patterns: Sequence[str], sparsities: Sequence[float]) -> dict[int, st
         if pattern not in ZEROS:
             raise InputError(
                 f"sites.patterns names {pattern!r}, which is no pattern"
-                f"{nearest(pattern, list(ZEROS))} Known: {', '.join(ZEROS)}"
+                f"{nearest(pattern, list(ZEROS)) or '.'} Known: {', '.join(ZEROS)}"
             )
         own = [1 - KEEP[pattern] / 4] if pattern in KEEP else sparsities
         for sparsity in own:
@@ -77,11 +78,14 @@ class PatternSpace:
         check_names(network, exclude)
         modules = dict(network.named_modules())
         sites, excluded = [], {}
+        holders = Counter(id(getattr(m, "weight", None)) for m in modules.values())
         for name, shape in layer_shapes(network, example_inputs).items():
             if any(is_within(name, e) for e in exclude):
                 excluded[name] = "excluded by sites.exclude"
             elif not can_be_sparse(modules[name]):
                 excluded[name] = "no sparse kernel runs it"
+            elif holders[id(modules[name].weight)] > 1:
+                excluded[name] = "it shares its weight with another layer"
             elif own := {d: p for d, p in rungs.items() if shape.c_in >= GROUP or p not in KEEP}:
                 sites.append(pattern_site(name, shape, own))
             else:

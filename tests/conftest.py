@@ -39,6 +39,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_thread_each() -> None:
+    """Let torch use one thread in each of the processes that share the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_calm() -> Iterator[None]:
     """Time at once: how long things take here matters to no test."""
     from amc import calibration, pricing, timing

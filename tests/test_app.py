@@ -297,7 +297,7 @@ def damaged(run: Path, tmp_path: Path, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(schema_version=2), "schema_version"),
+        (lambda p: p.update(schema_version=3), "schema_version"),
         (lambda p: p.update(extra=1), "extra is not a known key"),
         (lambda p: p.update(network_digest="0" * 64), "the plan is for the network with digest"),
         (lambda p: p["weights"].update(sha256="0" * 64), "but the plan names"),

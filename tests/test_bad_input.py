@@ -221,11 +221,20 @@ def changed_site(plan: Path, **change: Any) -> None:
     plan.write_text(json.dumps(value))
 
 
+ZEROS = {"kept": None, "keep_ratio": 1, "pattern": "2:4", "sparsity": 0.5, "kernel": "nm"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kernel": "csc"}, "choices.conv1.kernel 'csc': input should be 'dense'"),
-        ({"sparsity": 0.5}, "choices.conv1.sparsity 0.5"),
+        ({"kernel": "csc"}, "choices.conv1 .* kernel 'csc' does not run pattern 'dense'"),
+        ({"kernel": "fast"}, "choices.conv1.kernel 'fast': input should be 'dense', 'nm'"),
+        ({"sparsity": 0.5}, "sparsity 0.5 contradicts pattern 'dense'"),
+        ({"pattern": "2:4", "sparsity": 0.5}, "must be dense where channels are kept"),
+        ({"kept": None}, "keep_ratio must be 1 where kept is null"),
+        ({**ZEROS, "sparsity": 0.6}, "sparsity of pattern '2:4' must be 0.5"),
+        ({**ZEROS, "kernel": "csr"}, "kernel 'csr' does not run pattern '2:4'"),
+        (ZEROS, "choices.conv1 is no layer of task 'digits' that can be sparse"),
         ({"keep_ratio": 0.01}, "choices.conv1.keep_ratio 0.01 contradicts kept, which lists"),
     ],
 )

@@ -18,6 +18,7 @@ from amc.kernels.patterns import first_violation, keep_largest
 from amc.layer_statistics import Statistics
 from amc.registry import lookup
 from search_spaces.channel import ChannelSpace
+from search_spaces.nm import NMSpace
 from tests.networks import ResNeXt
 
 WITH_WEIGHTS = [name for name in CRITERIA if not lookup(CRITERIA, name, "").of_weights]
@@ -227,6 +228,9 @@ def test_unstructured_criteria_that_say_so_compare_within_rows(
             view.weight, "csr", 0.25, criterion.scores(view).float(), within_rows=True
         )
         assert set(pruned.count_nonzero(dim=1).tolist()) == {6}
+        odd = keep_largest(view.weight, "csr", 0.3, within_rows=True).count_nonzero(dim=1)
+        assert odd.sum() == view.weight.numel() - round(0.3 * view.weight.numel())
+        assert odd.max() - odd.min() == 1
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -289,10 +293,11 @@ def test_pairs_that_make_no_sense_are_refused(network: nn.Module, data: Data) ->
         space.importance()
     with pytest.raises(InputError, match="'taylor' needs calibration examples"):
         ChannelSpace.of(network, inputs, criterion="taylor")
-    with pytest.raises(InputError, match="training examples have no labels"):
-        Statistics(network, Data(data.inputs[0])).view(
-            "head", torch.zeros(3, 12), {"gradient_squares"}
-        )
+    for labels in (None, torch.rand(60, 3)):  # a task without labels has the network's outputs
+        with pytest.raises(InputError, match="training examples have no labels"):
+            Statistics(network, Data(data.inputs[0], labels)).view(
+                "head", torch.zeros(3, 12), {"gradient_squares"}
+            )
     grouped = ResNeXt().eval()
     names = [n for n, m in grouped.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     with pytest.raises(InputError, match="there are none of grouped convolutions"):
@@ -301,10 +306,54 @@ def test_pairs_that_make_no_sense_are_refused(network: nn.Module, data: Data) ->
         )
 
 
+class Wild(nn.Module):
+    """A layer that is never run, two that share a weight, a PReLU that is no BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.unused = nn.Conv2d(4, 8, 3), nn.Linear(3, 3)
+        self.slope, self.norm = nn.PReLU(8), nn.BatchNorm2d(8)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.right.weight = self.left.weight
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slope(self.norm(self.first(x)))
+        x = self.right(F.relu(self.left(x)))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_unused_layers_shared_weights_and_slopes_are_told_apart() -> None:
+    torch.manual_seed(0)
+    wild = Wild().eval()
+    examples = Data(torch.randn(20, 4, 6, 6), torch.randint(3, (20,)))
+    gradients = Statistics(wild, examples).view(
+        "first", torch.zeros(8, 4, 3, 3), {"gradient_squares"}
+    )
+    assert gradients.gradient_squares is not None
+    assert bool(gradients.gradient_squares.any())
+    space = NMSpace.of(wild, (examples.inputs[0][:1],))
+    assert [site.layer for site in space.sites] == ["first", "head"]
+    assert space.excluded["left"] == "it shares its weight with another layer"
+
+
+def test_slopes_of_prelu_are_no_scales_of_batch_norm() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    norm.weight.data = torch.rand(8) - 0.5
+    chain = nn.Sequential(nn.Conv2d(4, 8, 3), norm, nn.PReLU(8), nn.Conv2d(8, 4, 1)).eval()
+    space = ChannelSpace.of(chain, (torch.rand(1, 4, 6, 6),), criterion="batch_norm_scale")
+    expected = norm.weight.detach().double().abs()
+    torch.testing.assert_close(space.importance()["0"], expected)
+
+
 def test_every_pattern_keeps_as_many_as_second_order(network: nn.Module, data: Data) -> None:
     criterion = of_weights("second_order")
     assert criterion.prune is not None
     view = views(network, data, "conv", criterion)
-    for pattern, sparsity in itertools.product(("csr", "4x1"), (0.2, 0.6, 0.9)):
+    for (pattern, units), sparsity in itertools.product(
+        (("csr", 8 * 54), ("4x1", 2 * 54), ("vector", 8 * 18), ("kernel", 8 * 6)), (0.2, 0.6, 0.9)
+    ):
         pruned = criterion.prune(view, Zeros(pattern, sparsity))
-        assert float((pruned == 0).double().mean()) == pytest.approx(sparsity, abs=0.06)
+        zeros = float((pruned == 0).double().mean())
+        assert zeros == pytest.approx(round(sparsity * units) / units)

@@ -60,6 +60,26 @@ def test_functions_count_for_the_layer_before_them(monkeypatch: pytest.MonkeyPat
     assert slow["measured_latency_s"] > quick["measured_latency_s"]
 
 
+class Untraced(nn.Module):
+    """Functions before the first layer, and a block of its own functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(8, 8))
+        self.block.register_forward_hook(lambda *given: torch.relu(given[2]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block((x - 0.5) / 2)  # type: ignore[no-any-return]
+
+
+def test_what_is_not_known_is_said_to_be_so() -> None:
+    rows = layer_times(Untraced().eval(), (torch.rand(2, 8),), mixed()[3], 1.0)
+    by_layer = {row["layer"]: row for row in rows}
+    assert by_layer[""]["measured_latency_s"] is None
+    assert by_layer["block.0"]["measured_latency_s"] > 0
+    assert by_layer["block.0"]["predicted_latency_s"] is None, "the table lacks this layer"
+
+
 def test_evaluate_shows_layers_size_and_a_warning_where_prediction_is_off(
     digits_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

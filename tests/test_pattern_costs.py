@@ -12,12 +12,13 @@ from torch import nn
 from amc.compress import compress, kept_of
 from amc.deploy import deployed
 from amc.kernels.modules import sparse_module
-from amc.kernels.patterns import KERNEL_OF, PATTERNS, STORED_AS, ZEROS, keep_largest
+from amc.kernels.patterns import KERNEL_OF, STORED_AS, ZEROS, keep_largest
 from amc.kernels.sizes import packed_bytes, stored_weights
 from amc.latency import LatencyTable
 from amc.latency.trace import trace_ops
 from amc.network_cost import NetworkCostModel
 from amc.pricing import structure_of
+from amc.pruning import Pruner
 from amc.sparsify import LayerPattern, layer_patterns, packed, prune
 from amc.task import LoadedTask, load_task
 from search_spaces.mixed import MixedSpace
@@ -119,22 +120,38 @@ def test_sizes_are_those_of_packed_weights(
     pattern: str, shape: tuple[int, ...], density: float
 ) -> None:
     torch.manual_seed(0)
-    weight = keep_largest(
-        torch.rand(shape) + 0.1, pattern, None if pattern in ("2:4", "1:4") else 1 - density
-    )
+    sparsity = {"2:4": 0.5, "1:4": 0.75}.get(pattern, 1 - density)
+    weight = keep_largest(torch.rand(shape) + 0.1, pattern, sparsity)
     layer: nn.Linear | nn.Conv2d = nn.Linear(shape[1], shape[0])
     if len(shape) == 4:
         layer = nn.Conv2d(shape[1], shape[0], shape[2])
     layer.weight = nn.Parameter(weight)
-    stored = STORED_AS.get(pattern, pattern)
-    taps = weight[0, 0].numel()
-    size = shape[0], shape[1], taps
-    blocks = {"4x1": 4, "vector": shape[-1] if taps > 1 else 1, "kernel": taps}.get(pattern, 1)
-    found = int(weight.count_nonzero())
-    assert abs(found - stored_weights(pattern, size, density)) <= blocks + 3 * taps * shape[1]
-    if pattern in PATTERNS:
-        its = sparse_module(layer, stored, KERNEL_OF[stored]).packed
-        assert its.weight_bytes == packed_bytes(pattern, size, density)
+    size = shape[0], shape[1], shape[2:], sparsity
+    stored, found = int(stored_weights(pattern, *size)), int(weight.count_nonzero())
+    if pattern == "4x1" and shape[0] % 4:
+        assert abs(found - stored) <= 2 * shape[1], "at most half a block a column beside"
+    else:
+        assert found == stored
+    its = sparse_module(
+        layer, STORED_AS.get(pattern, pattern), KERNEL_OF[STORED_AS.get(pattern, pattern)]
+    )
+    assert its.packed.weight_bytes == packed_bytes(pattern, *size)
+    rows = stored_weights(
+        pattern, np.array([shape[0], 8]), np.array([shape[1], 4]), shape[2:], sparsity
+    )
+    assert rows.tolist() == [stored, int(stored_weights(pattern, 8, 4, shape[2:], sparsity))]
+
+
+@pytest.mark.parametrize("name", ["magnitude_l1", "wanda", "second_order", "taylor"])
+def test_every_criterion_leaves_as_many_weights_as_were_priced(name: str) -> None:
+    task, space, model, _ = mixed()
+    pruner = Pruner(name, task.network, space.groups, task.train[:60])
+    for seed in range(3):
+        plan = space.plan(drawn(seed))
+        network = compress(task.network, space.groups, kept_of(plan))
+        pruner.prune(network, plan)
+        stored = sum(int(p.count_nonzero()) for p in network.parameters())
+        assert model.costs(np.array([drawn(seed)]))["params"][0] == stored
 
 
 def test_zeros_in_kernels_are_whole_rows_or_whole_kernels() -> None:

@@ -82,10 +82,12 @@ def show_inspection(result: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("coupled layers", overflow="fold")
     for site in result["sites"]:
-        widths = site["widths"]
+        widths, smallest = site["widths"], str(site["widths"][0])
         unit = site.get("unit", 1)
         channels = f"{site['channels']} x {unit}" if unit > 1 else str(site["channels"])
-        numbers = (channels, str(widths[0]), str(len(widths)), count(site["macs"]))
+        if site.get("decides") == "weights":
+            channels, smallest = "weights", f"{widths[0] / 10:g}%"
+        numbers = (channels, smallest, str(len(widths)), count(site["macs"]))
         table.add_row(site["name"], site["kind"], *numbers, ", ".join(site["layers"]))
     out.print(f"Task {result['task']}: {len(result['sites'])} sites")
     out.print(table)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amc.criteria.base import Criterion, LayerView, Zeros
-from amc.kernels.patterns import KEEP
+from amc.kernels.patterns import KEEP, UNSTRUCTURED, zeros_of_rows
 
 DAMPING = 0.01  # of the mean power of a column, as published
 BLOCK = 128  # columns, about, whose zeros are chosen together, as published
@@ -34,7 +34,7 @@ def _saliency(layer: LayerView) -> Tensor:
 def _prune(layer: LayerView, zeros: Zeros) -> Tensor:
     """Return the weight with the zeros, and with all that stays adjusted to them.
 
-    Each block of columns has its share of the zeros, single weights of a row compete among
+    Each block of columns has its share of the zeros; single weights of a row compete among
     themselves; of an N:M group those of highest saliency stay, when its first column is reached.
     """
     assert layer.moments is not None
@@ -45,8 +45,8 @@ def _prune(layer: LayerView, zeros: Zeros) -> Tensor:
         start, stop = units[first].start, units[last].stop
         part, own = matrix[:, start:stop], factor[start:stop, start:stop]
         local = [slice(u.start - start, u.stop - start) for u in units[first : last + 1]]
-        share = _share(zeros.sparsity, first, last + 1)
-        gone = None if zeros.pattern in KEEP else _lowest(part, own, local, zeros.pattern, share)
+        bounds = first, last + 1
+        gone = None if zeros.pattern in KEEP else _lowest(part, own, local, zeros, bounds)
         errors = torch.zeros_like(part)
         for u, unit in enumerate(local):
             if gone is None:
@@ -82,24 +82,29 @@ def _blocks(units: list[slice]) -> list[tuple[int, int]]:
     return [(i, min(i + a_block, len(units)) - 1) for i in range(0, len(units), a_block)]
 
 
-def _share(sparsity: float, first: int, last: int) -> int:
-    """Return how many of the units ``first`` to ``last`` of a row go, so that all add up."""
-    return round(sparsity * last) - round(sparsity * first)
+def _lowest(
+    part: Tensor, own: Tensor, units: list[slice], zeros: Zeros, bounds: tuple[int, int]
+) -> Tensor:
+    """Return which units of a block go, ``[rows, units]``, so that all blocks add up.
 
-
-def _lowest(part: Tensor, own: Tensor, units: list[slice], pattern: str, share: int) -> Tensor:
-    """Return which units of a block go, ``[rows, units]``: ``share`` of each row on average."""
+    ``bounds`` are where the block begins and ends among the units of a row.
+    """
     saliency = (part / own.diagonal()).square()
     scores = torch.stack([saliency[:, unit].sum(1) for unit in units], 1)
-    if pattern in ("csr", "csc"):
-        gone = torch.zeros(scores.shape, dtype=torch.bool)
-        return gone.scatter_(1, scores.argsort(dim=1, stable=True)[:, :share], True)
-    rows = len(scores)
+    rows, pattern = len(scores), zeros.pattern
+    if pattern in UNSTRUCTURED:
+        before, after = (
+            zeros_of_rows(round(zeros.sparsity * (rows * bound)), rows) for bound in bounds
+        )
+        ranks = scores.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+        gone: Tensor = ranks < torch.from_numpy(after - before)[:, None]
+        return gone
     if pattern == "4x1":
         padded = torch.cat([scores, scores.new_zeros(-rows % ROWS, len(units))])
         scores = padded.unflatten(0, (-1, ROWS)).sum(1)
+    first, last = (round(zeros.sparsity * (len(scores) * bound)) for bound in bounds)
     flat = torch.zeros(scores.numel(), dtype=torch.bool)
-    flat[scores.flatten().argsort(dim=0, stable=True)[: share * len(scores)]] = True
+    flat[scores.flatten().argsort(dim=0, stable=True)[: last - first]] = True
     gone = flat.reshape(scores.shape)
     return gone.repeat_interleave(ROWS, 0)[:rows] if pattern == "4x1" else gone
 

@@ -36,7 +36,7 @@ def keep_largest(
     "1:4" set their own sparsity; the others need ``sparsity``, in [0, 1]: exactly that fraction of
     the elements, or of blocks (by their sum of scores), rounded. Blocks are four outputs ("4x1"), a
     row of a kernel ("vector"), or all positions of a kernel ("kernel"). ``within_rows``: single
-    elements compete within their output alone, so that every row has as many zeros.
+    elements compete within their output alone, and rows differ by one zero at most.
     """
     if pattern not in ZEROS:
         raise InputError(f"pattern {pattern!r} is unknown; known: {', '.join(ZEROS)}")
@@ -62,7 +62,7 @@ def keep_largest(
     elif pattern in STORED_AS:
         kept = _largest_of_kernels(ranked, pattern, weight.shape, sparsity)
     elif within_rows:
-        kept = np.stack([_largest(row, sparsity) for row in ranked])
+        kept = _largest_within_rows(ranked, sparsity)
     else:
         kept = _largest(ranked, sparsity)
     return as_weight(np.where(kept, matrix, np.float32(0)), weight.shape)
@@ -110,6 +110,18 @@ def _largest(scores: NDArray[Any], sparsity: float) -> NDArray[np.bool_]:
     if zeros:
         kept[np.argpartition(magnitudes, zeros - 1)[:zeros]] = False
     return kept.reshape(scores.shape)
+
+
+def zeros_of_rows(total: int, rows: int) -> NDArray[np.int64]:
+    """Return how many of ``total`` zeros each row has, ``[rows]``; they add up to it."""
+    return (total + np.arange(rows)) // rows
+
+
+def _largest_within_rows(scores: NDArray[Any], sparsity: float) -> NDArray[np.bool_]:
+    zeros = zeros_of_rows(round(sparsity * scores.size), len(scores))
+    ranks = np.argsort(np.argsort(np.abs(scores), axis=1, kind="stable"), axis=1, kind="stable")
+    kept: NDArray[np.bool_] = ranks >= zeros[:, None]
+    return kept
 
 
 def _largest_blocks(matrix: NDArray[np.float32], sparsity: float) -> NDArray[np.bool_]:

@@ -45,7 +45,8 @@ from amc.registry import lookup
 from amc.reporting import Reporter, SilentReporter
 from amc.results import run_result, write_summary
 from amc.run_folder import RunFolder, write_config
-from amc.session import Found, Session, folder_for, run_search, tracked_params
+from amc.search_run import Found, folder_for, run_search, tracked_params
+from amc.session import Session
 from amc.task import load_task
 from amc.tracking import Tracker, open_tracker, tracked
 from amc.workers import open_workers

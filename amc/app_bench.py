@@ -23,7 +23,8 @@ from amc.latency.device import describe_clocks, describe_device, kernel_digest, 
 from amc.reporting import Reporter, SilentReporter
 from amc.run_folder import RunFolder
 from amc.scores import can_race
-from amc.session import Found, Session, run_search
+from amc.search_run import Found, run_search
+from amc.session import Session
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
 from amc.tracking import open_tracker

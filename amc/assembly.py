@@ -27,7 +27,8 @@ from amc.pricing import cost_model
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
 from amc.scores import check_score
-from amc.session import SearchMethod, Session
+from amc.search_run import SearchMethod
+from amc.session import Session
 from amc.space import SearchSpace
 from amc.task import LoadedTask, load_task
 from amc.workers import InProcess

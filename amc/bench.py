@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from amc.bench_evaluation import random_plans
 from amc.reporting import Reporter
-from amc.session import Found, Session
+from amc.search_run import Found
+from amc.session import Session
 from amc.worker import Final, Job, Outcome, Work
 from amc.workers import FinalWork, Finished, Workers
 

@@ -30,7 +30,8 @@ from amc.evaluators import ScoringEvaluator
 from amc.plan import Plan
 from amc.reporting import Reporter
 from amc.scoring.program import Forward
-from amc.session import Found, Session, stopped_early
+from amc.search_run import Found, stopped_early
+from amc.session import Session
 from amc.worker import BATCH
 from amc.workers import InProcess
 

@@ -10,5 +10,5 @@ class InputError(ValueError):
 class BudgetSpent(Exception):
     """Raised by ``SearchTask.evaluate`` once the last evaluation of a search has been answered.
 
-    It ends an agent's plain loop; ``amc.session.run_search`` catches it.
+    It ends an agent's plain loop; ``amc.search_run.run_search`` catches it.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from amc.evaluation import Evaluation
 from amc.files import write_json, write_text
 from amc.plan_file import PlanFile
-from amc.session import Found
+from amc.search_run import Found
 
 # (member, its weights' file and digest or None) -> its plan file
 PlanFileMaker = Callable[[Evaluation, Mapping[str, str] | None], PlanFile]

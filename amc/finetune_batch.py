@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from amc.errors import InputError
-from amc.finetune import searched_as
 from amc.finetune_run import Importance, begun_with, check_new, run_finetuning
+from amc.finetune_variants import searched_as
 from amc.plan_file import PlanFile, read_plan
 from amc.reporting import Handle, Reporter
 from amc.run_folder import RunFolder

@@ -23,9 +23,10 @@ from amc.coupling import ChannelGroup
 from amc.data import Data
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_json, write_text
-from amc.finetune import CHECKPOINT, FinetuneJob, FineTuning, variants
+from amc.finetune import CHECKPOINT, FinetuneJob, FineTuning
 from amc.finetune_checkpoint import Checkpoint, Progress, read_checkpoint
 from amc.finetune_settings import FinetuneSettings, parse_settings
+from amc.finetune_variants import variants
 from amc.plan import digest
 from amc.plan_file import PlanFile, read_plan
 from amc.planned import groups_of, load_planned_task

@@ -15,7 +15,8 @@ from amc.plan_record import Dense, Result
 from amc.pricing import is_here
 from amc.reporting import Reporter
 from amc.results import draw_progress, write_failure, write_result
-from amc.session import Found, Session
+from amc.search_run import Found
+from amc.session import Session
 from amc.sparsify import layer_patterns
 from amc.timing import Measured, measure_networks
 from amc.tracking import Tracker

@@ -23,9 +23,9 @@ import numpy as np
 from amc.bootstrap import paired_difference
 from amc.correctness import Correct, read_correctness
 from amc.errors import InputError
-from amc.finetune import recovered_as, searched_as
 from amc.finetune_batch import folder_beside
 from amc.finetune_run import REPORT, TEST_CORRECT
+from amc.finetune_variants import recovered_as, searched_as
 from amc.plan_file import read_plan
 from amc.run_folder import RunFolder, Search
 

@@ -11,7 +11,8 @@ from typing import Any
 from amc.cost import Cost
 from amc.evaluation import Evaluation
 from amc.plan_file import PlanFile
-from amc.session import Found, Session
+from amc.search_run import Found
+from amc.session import Session
 from amc.sparsify import layer_patterns
 from amc.timing import Measured
 from amc.worker import Final

@@ -16,7 +16,8 @@ from amc.files import write_bytes, write_json, write_text
 from amc.learning_curves import curves_of, within
 from amc.plan_file import PlanFile
 from amc.plan_record import Dense, Result, plan_record
-from amc.session import Found, Session, stopped_early
+from amc.search_run import Found, stopped_early
+from amc.session import Session
 from amc.timing import Measured
 from amc.weights import state_sha256
 from amc.worker import Final, State

@@ -21,8 +21,8 @@ from amc.assembly import frozen, prepare
 from amc.config import parse_config
 from amc.reporting import SilentReporter
 from amc.run_folder import RunFolder
+from amc.search_run import run_search
 from amc.search_task import SearchTask
-from amc.session import run_search
 from amc.tracking import open_tracker
 from amc.workers import InProcess
 from envs.vector import PruningVecEnv

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amc import app, assembly, finetune, plan_scores, planned, worker
+from amc import app, assembly, finetune, finetune_variants, plan_scores, planned, worker
 from amc.compress import kept_of
 from amc.config import parse_config
 from amc.data import Data
@@ -229,7 +229,7 @@ def test_statistics_come_from_as_many_images_as_the_plan_says(plan: Path, tmp_pa
     expected = job.compressed(kept_of(facts.plan))
     alone = Recovery("batch_norm", task.network, groups, {}, job.calibration[:20])
     alone.recalibrate(expected)
-    row = next(one for name, one in finetune.variants(job, print) if name == "batch_norm")
+    row = next(one for name, one in finetune_variants.variants(job, print) if name == "batch_norm")
     tuning = finetune.FineTuning(job, tmp_path, {}, None, SilentReporter())
     start = tuning._start(job.stages()[0], None)
     for network in (row, start):

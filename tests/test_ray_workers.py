@@ -16,7 +16,8 @@ from amc.config import parse_config
 from amc.ray_workers import RayWorkers
 from amc.reporting import SilentReporter
 from amc.run_folder import RunFolder
-from amc.session import Session, run_search
+from amc.search_run import run_search
+from amc.session import Session
 from amc.tracking import NullTracker
 from amc.worker import Outcome, Start, Work
 from amc.workers import InProcess

@@ -25,7 +25,8 @@ from amc.reconstruction.progressive import Progressive
 from amc.recovery import Recovery, reconstructs
 from amc.reporting import SilentReporter
 from amc.run_folder import Search
-from amc.session import Found, Session, folder_for
+from amc.search_run import Found, folder_for
+from amc.session import Session
 from amc.weights import state_sha256
 from amc.worker import Start, Work, Worker, score, state_arrays, state_tensors
 from amc.workers import InProcess

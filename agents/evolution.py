@@ -15,6 +15,7 @@ from amc.evaluation import Evaluation
 from amc.search_task import SearchTask
 
 Widths = tuple[int, ...]
+LEAST = 0.01  # of what a site keeps when it is changed
 
 
 class EvolutionAgent(Agent):
@@ -49,7 +50,11 @@ class EvolutionAgent(Agent):
             evaluations = task.evaluate([task.plan(widths) for widths in batch])
             scored += [(_fitness(e), w) for e, w in zip(evaluations, batch, strict=True)]
             scored.sort(key=lambda entry: -entry[0])  # stable: of equals the earlier
-            best = [np.asarray(widths) / dense for _, widths in scored[: self.parents]]
+            # What is gone altogether can come back: a keep ratio of 0 would stay 0.
+            best = [
+                np.maximum(np.asarray(widths) / dense, LEAST)
+                for _, widths in scored[: self.parents]
+            ]
             draw = partial(self._child, task, generator, best)
             batch = new_plans(task.walks, draw, seen, self.redraws)
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from amc.compress import compress, kept_of
+from amc.compress import realised
 from amc.deploy import deployed
 from amc.errors import InputError
 from amc.files import check_writable
@@ -91,7 +91,7 @@ def load_packed(file: Path, plan: PlanFile, task: LoadedTask) -> nn.Module:
                 f"{str(file)!r} has {key} {found.get(key)!r}, but the plan's is {value!r}; apply "
                 "the plan again"
             )
-    network = compress(task.network, groups_of(plan, task), kept_of(plan.plan))
+    network = realised(task.network, groups_of(plan, task), plan.plan)
     patterns = layer_patterns(plan.plan)
     prune(network, patterns)  # any zeros: the arrays are replaced
     ready = packed(deployed(network, task.inputs), patterns)

@@ -39,6 +39,27 @@ def compress(network: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> 
     return narrow(network, groups, {}, kept)
 
 
+def removed_blocks(plan: Plan) -> list[str]:
+    """Return the blocks that ``plan`` removes."""
+    return [site for site, choice in plan.choices.items() if not choice.keep_ratio]
+
+
+def remove_blocks(network: nn.Module, blocks: Sequence[str]) -> nn.Module:
+    """Return a copy of ``network`` that passes on what the ``blocks`` are given."""
+    shorter = copy.deepcopy(network)
+    for name in blocks:
+        shorter.set_submodule(name, nn.Identity())
+    return shorter
+
+
+def realised(network: nn.Module, groups: Sequence[ChannelGroup], plan: Plan) -> nn.Module:
+    """Return a copy of the dense ``network`` with the channels and blocks that ``plan`` keeps."""
+    smaller = compress(network, groups, kept_of(plan))
+    for name in removed_blocks(plan):
+        smaller.set_submodule(name, nn.Identity())
+    return smaller
+
+
 def narrow(
     network: nn.Module, groups: Sequence[ChannelGroup], before: Kept, after: Kept
 ) -> nn.Module:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.compress import Kept, compress, narrow
+from amc.compress import Kept, compress, narrow, remove_blocks, removed_blocks
 from amc.config_sections import RecoveryName
 from amc.coupling import ChannelGroup
 from amc.data import Data
@@ -101,6 +101,7 @@ class FinetuneJob:
     def compressed(self, kept: Mapping[str, Sequence[int]]) -> nn.Module:
         """Return the dense network compressed to ``kept``, laid out as all that is scored."""
         network = compress(self.task.network, self.groups, kept)
+        network = remove_blocks(network, removed_blocks(self.plan.plan))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amc.compress import compress, kept_of
+from amc.compress import realised
 from amc.data import Data
 from amc.latency.table import network_key
 from amc.plan import Plan
@@ -81,7 +81,7 @@ def _measure(
     task, space = session.task, session.space
     networks = {"dense": task.network}
     for name, (plan, state) in plans.items():
-        networks[name] = compress(task.network, space.groups, kept_of(plan))
+        networks[name] = realised(task.network, space.groups, plan)
         if state is not None:
             networks[name].load_state_dict(state_tensors(state))
     patterns = {name: layer_patterns(plan) for name, (plan, _) in plans.items()}

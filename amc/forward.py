@@ -29,13 +29,19 @@ class ForwardPasses:
         fold: bool,
     ) -> None:
         self._fold = fold
+        self._modules = {name for name, _ in network.named_modules()}
         half = {group.name: range(max(1, group.channels // 2)) for group in groups}
         narrower = compress(network, groups, half) if fast else None
         self.program = None if narrower is None else Program.of(network, narrower, example)
         self._folds = folds_of(network, example) if fold and self.program is None else ()
 
     def of(self, network: nn.Module) -> Forward:
-        """Return the forward pass of one version, in evaluation mode, as its weights are now."""
+        """Return the forward pass of one version, in evaluation mode, as its weights are now.
+
+        One that lacks modules of the dense network, as removed blocks, runs as it is.
+        """
+        if self._modules - {name for name, _ in network.named_modules()}:
+            return network
         if self.program is not None:
             return self.program.bind(network, self._fold)
         return folded(network, self._folds) if self._folds else network

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amc.compress import remove_blocks
 from amc.deploy import deployed
 from amc.errors import InputError
 from amc.kernels.patterns import KEEP
@@ -50,13 +51,23 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Block:
+    """What goes with a block: the position of its site, of operations and of parameters."""
+
+    site: int
+    ops: tuple[int, ...]
+    parameters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class NetworkStructure:
     """The operations and parameters of a network as functions of its sites' widths.
 
     ``ops`` are the dense network's; ``dims`` gives all their widths, end to end; ``macs_scale[i]``
     times the product of its widths are the MACs of operation i. ``shapes`` gives the lengths of all
     parameters, end to end, ``ranks`` how many each has, ``item_bytes`` the size of one number.
-    ``patterned`` are the operations whose weights sites decide on.
+    ``patterned`` are the operations whose weights sites decide on, ``blocks`` those that go with a
+    block.
     """
 
     sites: tuple[Site, ...]
@@ -68,6 +79,7 @@ class NetworkStructure:
     item_bytes: Ints
     batch_size: int
     patterned: tuple[PatternedOp, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     @property
     def dense_widths(self) -> tuple[int, ...]:
@@ -142,6 +154,7 @@ def network_structure(
         np.array(whole.item_bytes, dtype=np.int64),
         len(inputs[0]),
         patterned_ops(whole.deployed, inputs, whole.ops, whole.names, sites),
+        _blocks(build(dense), inputs, whole, sites),
     )
     for widths in _test_widths(sites):
         _verify(structure, whole, _Probe.of(build, widths, inputs), widths)
@@ -189,6 +202,32 @@ class _Probe:
                     f"narrowing site {site!r} changes more than widths: "
                     f"{_described(mine)} becomes {_described(its)}; exclude it with sites.exclude"
                 )
+
+
+def _blocks(
+    network: nn.Module, inputs: tuple[Tensor, ...], whole: _Probe, sites: Sequence[Site]
+) -> tuple[Block, ...]:
+    """Return what goes with each block, read off the network without it."""
+    found = []
+    for position, site in enumerate(sites):
+        if site.decides != "block":
+            continue
+        rest = trace_ops(deployed(remove_blocks(network, [site.name]), inputs), inputs)
+        mine, its = ([(op.kernel, op.dims) for op in ops] for ops in (whole.ops, rest))
+        count = len(mine) - len(its)
+        # Blocks that are alike can stand for each other: the one is meant whose layers these are.
+        starts = [s for s in range(len(its) + 1) if mine[:s] + mine[s + count :] == its]
+        if not starts:
+            raise InputError(
+                f"removing block {site.name!r} changes more than its own operations; exclude it "
+                "with sites.exclude"
+            )
+        own = np.array([op.layer.startswith(f"{site.name}.") for op in whole.ops])
+        first = max(starts, key=lambda s: int(own[s : s + count].sum()))
+        ops = range(first, first + count)
+        inside = [i for i, name in enumerate(whole.names) if name.startswith(f"{site.name}.")]
+        found.append(Block(position, tuple(ops), tuple(inside)))
+    return tuple(found)
 
 
 def _described(op: OpCall | None) -> str:

@@ -46,7 +46,7 @@ class _Part(BaseModel):
 class ChoicePart(_Part):
     """What happens at one site; see ``amc.plan.Choice``."""
 
-    keep_ratio: float = Field(gt=0, le=1)
+    keep_ratio: float = Field(ge=0, le=1, description="of a removed block 0")
     kept: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
         description="ascending channel indices; of units, beside grouped convolutions; null: the "
         "site decides on a layer's weights, of channels that other sites keep",
@@ -64,8 +64,10 @@ class ChoicePart(_Part):
             raise ValueError("kept must list ascending channel indices, each once")
         if kept is not None and self.pattern != "dense":
             raise ValueError("pattern must be dense where channels are kept; weights have a site")
-        if kept is None and self.keep_ratio != 1:
-            raise ValueError("keep_ratio must be 1 where kept is null")
+        if kept is None and self.keep_ratio not in ({0, 1} if self.pattern == "dense" else {1}):
+            raise ValueError("keep_ratio must be 1 where kept is null, or 0 for a removed block")
+        if kept is not None and not self.keep_ratio:
+            raise ValueError("keep_ratio must be above 0 where channels are kept")
         if (self.pattern == "dense") != (self.sparsity == 0):
             raise ValueError(f"sparsity {self.sparsity:g} contradicts pattern {self.pattern!r}")
         own = {"2:4": 0.5, "1:4": 0.75}.get(self.pattern, self.sparsity)

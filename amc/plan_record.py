@@ -13,7 +13,6 @@ from amc.evaluation import Evaluation
 from amc.plan_file import PlanFile
 from amc.search_run import Found
 from amc.session import Session
-from amc.sparsify import layer_patterns
 from amc.timing import Measured
 from amc.worker import Final
 
@@ -63,7 +62,7 @@ def plan_record(
     plan = result.evaluation.request.plan
     return PlanFile.model_validate(
         {
-            "schema_version": 2 if layer_patterns(plan) else 1,
+            "schema_version": 1 if all(c.kept for c in plan.choices.values()) else 2,
             "task": task.name,
             "network_digest": task.network_digest,
             "weights": weights,

@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from amc.compress import compress, kept_of
+from amc.compress import kept_of, realised
 from amc.coupling import ChannelGroup, trace_coupling
 from amc.deploy import deployed
 from amc.errors import InputError
@@ -76,12 +76,13 @@ def groups_of(plan: PlanFile, task: LoadedTask) -> list[ChannelGroup]:
     """Return what each site of the plan decides on; ``InputError`` where it does not fit."""
     groups, _ = trace_coupling(task.network, task.inputs)
     by_name = {group.name: group for group in groups}
+    modules = dict(task.network.named_modules())
     sparse = {f"{layer}.weight" for layer in sparse_layers(task.network)}
     for site, choice in plan.choices.items():
-        if not choice.kept and site not in sparse:
+        if not choice.kept and site not in sparse and (site not in modules or choice.sparsity):
             raise InputError(
-                f"choices.{site} is no layer of task {task.name!r} that can be sparse; the plan is "
-                "not for it"
+                f"choices.{site} is no layer of task {task.name!r} that can be sparse, and no "
+                "block; the plan is not for it"
             )
         if not choice.kept:
             continue
@@ -112,7 +113,7 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
     """
     chosen = groups_of(plan, task)
     kept = kept_of(plan.plan)
-    network = compress(task.network, chosen, kept)
+    network = realised(task.network, chosen, plan.plan)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     named = {"plan": plan.weights, "original": None, "finetuned": plan.finetuned}[source]
     if source == "finetuned" and named is None:

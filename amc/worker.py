@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amc.compress import compress, kept_of, narrow
+from amc.compress import kept_of, narrow, realised, remove_blocks, removed_blocks
 from amc.config_sections import ScoreName
 from amc.coupling import ChannelGroup
 from amc.data import Data
@@ -204,12 +204,13 @@ class Worker:
     def build(self, plan: Plan, start: Start | None) -> nn.Module:
         """Return the compressed network of ``plan``, before recovery, channels last."""
         if start is None:
-            network = compress(self.job.network, self.job.groups, kept_of(plan))
+            network = realised(self.job.network, self.job.groups, plan)
         else:
             before = kept_of(start.plan)
-            network = compress(self.job.network, self.job.groups, before)
+            network = realised(self.job.network, self.job.groups, start.plan)
             network.load_state_dict(state_tensors(start.state))
             network = narrow(network, self.job.groups, before, kept_of(plan))
+            network = remove_blocks(network, removed_blocks(plan))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 

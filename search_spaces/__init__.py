@@ -7,5 +7,6 @@ SEARCH_SPACES: dict[str, str] = {
     "channel": "search_spaces.channel:ChannelSpace",
     "nm": "search_spaces.nm:NMSpace",
     "fine_grained": "search_spaces.fine_grained:FineGrainedSpace",
+    "depth": "search_spaces.depth:DepthSpace",
     "mixed": "search_spaces.mixed:MixedSpace",
 }

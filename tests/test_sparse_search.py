@@ -42,7 +42,7 @@ from search_spaces.patterns import ladder
 from tests.conftest import SMALL
 from tests.test_network_cost import invented
 
-SPARSE = [name for name in SEARCH_SPACES if name != "channel"]
+SPARSE = [name for name in SEARCH_SPACES if name not in ("channel", "depth")]
 BUDGETS = {"nm": 0.6, "fine_grained": 0.3, "mixed": 0.3}
 BATCH = 64
 

@@ -87,6 +87,8 @@ def show_inspection(result: Mapping[str, Any]) -> None:
         channels = f"{site['channels']} x {unit}" if unit > 1 else str(site["channels"])
         if site.get("decides") == "weights":
             channels, smallest = "weights", f"{widths[0] / 10:g}%"
+        elif site.get("decides") == "block":
+            channels = "block"
         numbers = (channels, smallest, str(len(widths)), count(site["macs"]))
         table.add_row(site["name"], site["kind"], *numbers, ", ".join(site["layers"]))
     out.print(f"Task {result['task']}: {len(result['sites'])} sites")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from amc.compress import compress, kept_of
+from amc.compress import realised
 from amc.cost import BUDGET_KEYS, cheapest_widths, make_budget
 from amc.data import Data
 from amc.errors import InputError
@@ -76,7 +76,7 @@ def test_a_spaces_plans_are_legal_and_their_networks_run(name: str) -> None:
             assert set(choice.kept) <= set(range(site.channels))
             assert (choice.pattern == "dense") == (site.patterns.get(width) is None)
         assert Plan.from_json(plan.as_json()) == plan
-        network = compress(task.network, space.groups, kept_of(plan))
+        network = realised(task.network, space.groups, plan)
         prune(network, layer_patterns(plan))
         with torch.inference_mode():
             outputs = network(*task.search[:2].inputs)

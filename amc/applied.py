@@ -120,15 +120,14 @@ def _metadata(file: Path) -> dict[str, str]:
 
 def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> None:
     """Write ``network`` as one ONNX file whose batch size is free."""
-    batch = torch.export.Dim("batch", min=1)
-    examples = tuple(torch.cat([t, t]) if len(t) == 1 else t for t in inputs)
+    examples, shapes = _of_any_batch(inputs)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(
             network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
             examples,
             dynamo=True,
-            dynamic_shapes=tuple({0: batch} for _ in examples),
+            dynamic_shapes=shapes,
             verbose=False,
         )
         assert program is not None
@@ -137,7 +136,12 @@ def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> No
 
 def exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """Return ``network`` as ``torch.export`` captures it, its batch size free."""
+    examples, shapes = _of_any_batch(inputs)
+    return torch.export.export(network.eval(), examples, dynamic_shapes=shapes)
+
+
+def _of_any_batch(inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """Return examples for tracing, at least two of them, and that their number is free."""
     batch = torch.export.Dim("batch", min=1)
     examples = tuple(torch.cat([t, t]) if len(t) == 1 else t for t in inputs)
-    shapes = tuple({0: batch} for _ in examples)
-    return torch.export.export(network.eval(), examples, dynamic_shapes=shapes)
+    return examples, tuple({0: batch} for _ in examples)

@@ -14,7 +14,7 @@ from amc.criteria.base import LayerView, Need
 from amc.data import Data
 from amc.errors import InputError
 from amc.reconstruction.moments import MAX_COLUMNS, gather
-from amc.reconstruction.rows import LAYERS, Layer, column_count, groups_of
+from amc.reconstruction.rows import LAYERS, Layer, column_count, groups_of, weight_columns
 from amc.training import loss_of
 
 BATCH = 125  # examples of a gradient
@@ -115,12 +115,7 @@ def relative_error(layer: LayerView, pruned: Tensor) -> float:
     On the inputs that ``layer.moments`` are of.
     """
     assert layer.moments is not None
-    lost, dense = _columns(layer.weight.double() - pruned.double()), _columns(layer.weight)
+    dense = weight_columns(layer.weight)
+    lost = dense - weight_columns(pruned)
     left, power = (float(((rows @ layer.moments) * rows).sum()) for rows in (lost, dense))
     return left / power if power else 0.0
-
-
-def _columns(weight: Tensor) -> Tensor:
-    """Return the weight as float64 ``[out, columns]``, by kernel position, then input channel."""
-    by_channel = weight.double().flatten(2) if weight.dim() > 2 else weight.double()[..., None]
-    return by_channel.transpose(1, 2).flatten(1)

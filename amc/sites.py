@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from amc.errors import InputError
 from amc.plan import Choice
 
 Decides = Literal["channels", "weights", "block"]
@@ -88,6 +89,13 @@ class Site:
             *(self.kind, self.c_in, self.channels * self.unit, self.kernel_size, self.stride),
             *(self.height, self.width, self.macs, self.weights),
         )
+
+    def require(self, width: int) -> None:
+        """Raise ``InputError`` unless ``width`` is legal."""
+        if width not in self.widths:
+            raise InputError(
+                f"width {width} at site {self.name!r} is not legal; choose one of {self.widths}"
+            )
 
     def nearest(self, wish: float) -> int:
         """Return the legal width nearest to ``wish`` (the smaller one of two as near)."""

@@ -105,10 +105,7 @@ class ChannelSpace:
         orders = self.orders if dense else _ranked_sites(self.importance(weights, within))
         choices = {}
         for site, width in zip(self.sites, widths, strict=True):
-            if width not in site.widths:
-                raise InputError(
-                    f"width {width} at site {site.name!r} is not legal; choose one of {site.widths}"
-                )
+            site.require(width)
             kept = tuple(sorted(orders[site.name][:width]))
             choices[site.name] = Choice(width / site.channels, kept)
         return Plan(choices)

@@ -68,10 +68,7 @@ class DepthSpace:
         """Return the plan that removes the blocks of width 0; removed ones cannot come back."""
         choices = {}
         for site, width in zip(self.sites, widths, strict=True):
-            if width not in site.widths:
-                raise InputError(
-                    f"width {width} at site {site.name!r} is not legal; choose one of {site.widths}"
-                )
+            site.require(width)
             if within is not None and width and not within.choices[site.name].keep_ratio:
                 raise InputError(f"the plan keeps block {site.name!r} that its parent removed")
             choices[site.name] = Choice(float(width), ())

@@ -128,10 +128,7 @@ def pattern_site(layer: str, shape: LayerShape, rungs: Ladder) -> Site:
 
 def pattern_choice(site: Site, width: int) -> Choice:
     """Return what happens to a layer's weights at a legal ``width``; ``InputError`` for another."""
-    if width not in site.widths:
-        raise InputError(
-            f"width {width} at site {site.name!r} is not legal; choose one of {site.widths}"
-        )
+    site.require(width)
     if width == THOUSAND:
         return Choice(1.0, ())
     return Choice(1.0, (), site.patterns[width], 1 - width / THOUSAND)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from amc.criteria.base import Criterion, LayerView, Zeros
 from amc.kernels.patterns import KEEP, UNSTRUCTURED, zeros_of_rows
+from amc.reconstruction.rows import weight_columns
 
 DAMPING = 0.01  # of the mean power of a column, as published
 BLOCK = 128  # columns, about, whose zeros are chosen together, as published
@@ -39,7 +40,7 @@ def _prune(layer: LayerView, zeros: Zeros) -> Tensor:
     """
     assert layer.moments is not None
     order, units = _units(layer.weight, zeros.pattern)
-    matrix = _as_matrix(layer.weight, order)
+    matrix = weight_columns(layer.weight)[:, order].clone()
     factor = _inverse_factor(layer.moments[order[:, None], order])
     for first, last in _blocks(units):
         start, stop = units[first].start, units[last].stop
@@ -127,12 +128,6 @@ def _inverse_factor(moments: Tensor) -> Tensor:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moments)))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
-
-
-def _as_matrix(weight: Tensor, order: Tensor) -> Tensor:
-    """Return the weight as float64 ``[out, columns]``, the columns in ``order``."""
-    columns = weight.detach().double().flatten(2) if weight.dim() > 2 else weight[..., None]
-    return columns.double().transpose(1, 2).flatten(1)[:, order].clone()
 
 
 def _as_weight(matrix: Tensor, weight: Tensor, order: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ def gather(
     All calls of a layer count. Memory: the moments, one batch of activations, one chunk of rows.
     ``on_batch`` is told after each batch how many examples it had.
     """
+    if not layers:
+        return {}
     moments = {name: Moments.of(layer) for name, layer in layers.items()}
     most = positions_an_example(len(data))
 

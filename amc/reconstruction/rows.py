@@ -34,10 +34,15 @@ def column_count(layer: Layer) -> int:
     return layer.weight[0].numel() + (layer.bias is not None)
 
 
+def weight_columns(weight: Tensor) -> Tensor:
+    """Return a layer's weight as a float64 matrix ``[out, columns]``, without a bias."""
+    weight = weight.detach().double()
+    return weight.flatten(2).movedim(2, 1).flatten(1) if weight.dim() > 2 else weight
+
+
 def weight_matrix(layer: Layer) -> Tensor:
     """Return weight and bias as a float64 matrix ``[g, out / g, columns]``."""
-    weight = layer.weight.detach().double()
-    matrix = weight.flatten(2).movedim(2, 1).flatten(1) if weight.dim() > 2 else weight
+    matrix = weight_columns(layer.weight)
     if layer.bias is not None:
         matrix = torch.cat([matrix, layer.bias.detach().double()[:, None]], 1)
     grouped: Tensor = matrix.unflatten(0, (groups_of(layer), -1))

@@ -25,8 +25,9 @@ class EvolutionAgent(Agent):
     It starts from the uniform plan and, where the task has error curves, the one of ``analytic``.
     Each further plan takes one of the best ``parents`` at random, multiplies the keep ratios of 1
     to ``sites`` sites by a factor each, log-normal with deviation ``spread``, and scales all of
-    them by one number until the plan fills the budget. A plan that was evaluated before is drawn
-    anew, ``redraws`` times; then the search ends early.
+    them by one number until the plan fills the budget; a block that is there goes, and one that is
+    gone comes back. A plan that was evaluated before is drawn anew, ``redraws`` times; then the
+    search ends early.
     """
 
     def __init__(
@@ -62,16 +63,23 @@ class EvolutionAgent(Agent):
         self, task: SearchTask, generator: np.random.Generator, best: list[NDArray[np.float64]]
     ) -> Widths:
         """Return a changed plan of one of the ``best`` keep ratios ``[L]``."""
-        return fill_budget(task, self._changed(best[generator.integers(len(best))], generator))
+        parent = best[generator.integers(len(best))]
+        blocks = np.array([site.decides == "block" for site in task.sites])
+        return fill_budget(task, self._changed(parent, blocks, generator))
 
     def _changed(
-        self, shape: NDArray[np.float64], generator: np.random.Generator
+        self,
+        shape: NDArray[np.float64],
+        blocks: NDArray[np.bool_],
+        generator: np.random.Generator,
     ) -> NDArray[np.float64]:
         """Return keep ratios ``[L]`` that differ from ``shape`` at some sites."""
         count = int(generator.integers(1, min(self.sites, len(shape)) + 1))
         chosen = generator.choice(len(shape), count, replace=False)
+        factors = np.exp(self.spread * generator.standard_normal(count))
+        turned = np.where(shape[chosen] > LEAST, LEAST, 1.0)
         shape = shape.copy()
-        shape[chosen] *= np.exp(self.spread * generator.standard_normal(count))
+        shape[chosen] = np.where(blocks[chosen], turned, shape[chosen] * factors)
         return shape
 
 

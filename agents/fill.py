@@ -15,25 +15,35 @@ def fill_budget(task: SearchTask, shape: NDArray[np.float64]) -> tuple[int, ...]
     """Return the widest plan of the given shape that fits the budget, ``[L]`` widths.
 
     ``shape`` holds a positive keep ratio a site, ``[L]``; all are scaled by one number, cut at 1,
-    and each site takes the legal width nearest to what it is given. Of all the plans that this
-    reaches, that of the largest scale that fits is returned; where none does, the cheapest plan.
+    and each site takes the legal width nearest to what it is given. Whole blocks are left as they
+    are while scaling all other sites is enough. Of all the plans that this reaches, that of the
+    largest scale that fits is returned; where none does, the cheapest plan.
     """
+    others = np.array([site.decides != "block" for site in task.sites])
+    for scaled in (others, np.ones(len(others), dtype=bool)):
+        plans = _scaled(task, shape, scaled)
+        fits = task.budget.within(task.budget_costs(plans))
+        if fits.any():
+            return tuple(int(width) for width in plans[int(np.argmax(fits))])
+    cheapest = cheapest_widths(task.cost_model, task.sites, task.budget.field)
+    return tuple(int(width) for width in cheapest)
+
+
+def _scaled(
+    task: SearchTask, shape: NDArray[np.float64], scaled: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the plans ``[B, L]`` that one factor on the sites ``scaled`` reaches, widest first."""
     channels = np.asarray(task.dense_widths, dtype=np.float64)
     full = shape * channels
     # Every scale at which a site comes to the next width (just past the middle between two).
     turns = [
         point / wanted
-        for site, wanted in zip(task.sites, full, strict=True)
-        for point in _turning_points(np.asarray(site.widths, dtype=np.float64))
+        for site, wanted, its in zip(task.sites, full, scaled, strict=True)
+        for point in (_turning_points(np.asarray(site.widths, dtype=np.float64)) if its else ())
     ]
-    scales = np.unique(np.asarray(turns))[::-1]
-    wishes = np.minimum(scales[:, None] * full, channels)
-    plans = nearest_widths(task, wishes)
-    fits = task.budget.within(task.budget_costs(plans))
-    if fits.any():
-        return tuple(int(width) for width in plans[int(np.argmax(fits))])
-    cheapest = cheapest_widths(task.cost_model, task.sites, task.budget.field)
-    return tuple(int(width) for width in cheapest)
+    scales = np.unique(np.asarray([*turns, 0.0]))[::-1]
+    factors = np.where(scaled, scales[:, None], 1.0)
+    return nearest_widths(task, np.minimum(factors * full, channels))
 
 
 def new_plans(

@@ -61,6 +61,7 @@ __all__ = [
     "export",
     "finetune",
     "frozen",
+    "import_masks",
     "inspect",
     "load_config",
     "make_agent",
@@ -217,6 +218,31 @@ def compare(
     return {**answer, "paired": [r for path in run_dirs for r in paired_rows(path, paired)]}
 
 
+def import_masks(
+    state: Path, source: str, out: Path, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Write the plan of a network that ``torch.nn.utils.prune`` masked, and its weights beside it.
+
+    ``state`` is the file of its ``state_dict``; ``source`` names the unpruned network, as a task or
+    a configuration, whose latency, data and images count. See ``amc.imported``.
+    """
+    from amc.imported import import_masks as imported
+    from search_spaces.patterns import PatternSpace
+
+    torch.set_num_threads(1)
+    config = load_config(source, ["recovery=none", "finetune_steps=0", "budget.params=1"])
+    task = load_task(config.task, config.data, config.data_folder)
+    images = config.search_images or len(task.search)
+    return imported(
+        config,
+        replace(task, search=task.search[:images]),
+        state,
+        out,
+        lambda task, rungs: PatternSpace.with_rungs(task.network, task.inputs, rungs),
+        reporter or SilentReporter(),
+    )
+
+
 def export(run_dir: Path, agent: str | None, seed: int | None, out: Path) -> dict[str, Any]:
     """Copy a run's plan, and the weights that it names, to ``out``; by default the best agent's."""
     return planned.export(RunFolder.open(run_dir).plan(agent, seed), out)
@@ -230,16 +256,19 @@ def apply(
     finetuned: bool = False,
     data_folder: str | None = None,
     unpacked: bool = False,
+    masks: bool = False,
 ) -> dict[str, Any]:
     """Write the compressed network to ``out``: safetensors, ONNX or torch.export by its suffix.
 
-    Sparse layers are packed in safetensors, unless ``unpacked``; ``load_packed`` reads them.
+    Sparse layers are packed in safetensors, unless ``unpacked``; ``load_packed`` reads them. With
+    ``masks`` they have the masks of ``torch.nn.utils.prune``.
     """
     if from_original and finetuned:
         raise InputError("--from-original and --finetuned exclude each other; choose one")
     torch.set_num_threads(1)
     source = "original" if from_original else "finetuned" if finetuned else "plan"
-    return applied.apply(plan, out, source, task, data_folder, unpacked=unpacked)
+    form: applied.Form = "masks" if masks else "unpacked" if unpacked else "packed"
+    return applied.apply(plan, out, source, task, data_folder, form)
 
 
 def load_packed(file: Path, plan: Path, task: str | None = None) -> nn.Module:

@@ -268,6 +268,26 @@ def bench_latency(
     return rows
 
 
+def front(
+    run_dirs: Sequence[Path], reporter: Reporter | None = None, out: Path | None = None
+) -> dict[str, Any]:
+    """Time the fine-tuned plans of one network's runs, and compare their search spaces.
+
+    Returns ``amc.fronts.front``'s result. ``out`` is a folder for ``front.json`` and ``front.png``.
+    """
+    from amc.front_plots import draw_front
+    from amc.fronts import Settings
+    from amc.fronts import front as fronts_of
+
+    if out is not None:
+        check_writable(out / "front.json", "--out")
+    result = fronts_of(run_dirs, Settings(), reporter or SilentReporter())
+    if out is not None:
+        write_json(out / "front.json", result)
+        draw_front(out / "front.png", result)
+    return result
+
+
 def task_and_space(name: str) -> tuple[LoadedTask, SearchSpace]:
     """Return a task and its space of channels."""
     config = app.load_config(name)

@@ -11,7 +11,7 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,12 +22,15 @@ from amc.compress import realised
 from amc.deploy import deployed
 from amc.errors import InputError
 from amc.files import check_writable
+from amc.masks import with_masks
 from amc.plan_file import PlanFile, read_plan
 from amc.planned import build, groups_of, load_planned_task
 from amc.sparsify import layer_patterns, packed, prune
 from amc.task import LoadedTask
 
 SUFFIXES = (".safetensors", ".onnx", ".pt2")
+Form = Literal["packed", "unpacked", "masks"]
+TOLERANCE = 1e-3  # of an ONNX file's outputs, relative to the largest
 
 
 def apply(
@@ -36,33 +39,42 @@ def apply(
     source: str,
     task_name: str | None,
     data_folder: str | None,
-    *,
-    unpacked: bool = False,
+    form: Form = "packed",
 ) -> dict[str, Any]:
     """Write the network of a plan to ``out``, by its suffix; return what it is.
 
-    ``source`` is that of ``amc.planned.build``; with ``unpacked`` sparse layers are written as
-    plain weights with zeros, which other runtimes can make use of.
+    ``source`` is that of ``amc.planned.build``. ``form`` is that of sparse layers in safetensors:
+    ``packed`` for their kernels; ``unpacked``, plain weights with zeros, which other runtimes can
+    make use of; or ``masks``, as ``torch.nn.utils.prune`` has them. An ONNX file is run in ONNX
+    Runtime, where that is installed, and held against torch: ``onnx_difference`` is the largest
+    difference of their outputs, relative to the largest output.
     """
     if out.suffix not in SUFFIXES:
         raise InputError(f"--out {str(out)!r} must end in {', '.join(SUFFIXES)}")
+    if form == "masks" and out.suffix != ".safetensors":
+        raise InputError(f"--masks are written to .safetensors, but --out is {str(out)!r}")
     check_writable(out, "--out")
     plan = read_plan(path)
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task, source)
     patterns = layer_patterns(plan.plan)
-    is_packed = bool(patterns) and out.suffix == ".safetensors" and not unpacked
+    is_packed = bool(patterns) and out.suffix == ".safetensors" and form == "packed"
+    params = sum(int(p.count_nonzero()) for p in network.parameters())
+    checked: dict[str, Any] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
         if out.suffix == ".onnx":
             export_onnx(network, task.inputs, partial)
+            checked["onnx_difference"] = onnx_difference(network, task.inputs, partial)
         elif out.suffix == ".pt2":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of its own internals
                 torch.export.save(exported(network, task.inputs), str(partial))
         else:
             ready = packed(deployed(network, task.inputs), patterns) if is_packed else network
+            if form == "masks":
+                ready = with_masks(network, patterns)
             state = {name: t.detach().contiguous() for name, t in ready.state_dict().items()}
             save_file(state, partial, _about(plan, is_packed))
         partial.replace(out)
@@ -71,10 +83,11 @@ def apply(
     return {
         "out": str(out),
         "bytes": out.stat().st_size,
-        "params": sum(int(p.count_nonzero()) for p in network.parameters()),
+        "params": params,
         "sparse_layers": len(patterns),
         "packed": is_packed,
         "weights": source,
+        **checked,
     }
 
 
@@ -132,6 +145,29 @@ def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> No
         )
         assert program is not None
         program.save(str(out), external_data=False)
+
+
+@torch.inference_mode()
+def onnx_difference(network: nn.Module, inputs: tuple[Tensor, ...], file: Path) -> float | None:
+    """Return by how much ONNX Runtime's outputs differ from torch's, relative to the largest.
+
+    ``None`` where it is not installed, or the network returns more than one tensor. Raises
+    ``RuntimeError`` where they differ by more than ``TOLERANCE``.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    expected = network(*inputs)
+    if not isinstance(expected, Tensor):
+        return None
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
+    found = torch.from_numpy(session.run(None, feed)[0])
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not difference <= TOLERANCE:
+        raise RuntimeError(f"ONNX Runtime's outputs differ from torch's by {difference:g}")
+    return difference
 
 
 def exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

@@ -83,11 +83,11 @@ def rows_of(
     for number, row in enumerate(rows):
         first, again = ([process[number] for process in its] for its in sittings)
         row |= {
-            "measured_latency_s": _mean([its.measured_latency_s for its in first]),
-            "measured_again_s": _mean([its.measured_latency_s for its in again]),
-            "measured_raw_s": _mean([its.measured_raw_s for its in first]),
-            "clock_factor": _mean([its.clock_factor for its in first]),
-            "clock_factor_again": _mean([its.clock_factor for its in again]),
+            "measured_latency_s": geometric_mean([its.measured_latency_s for its in first]),
+            "measured_again_s": geometric_mean([its.measured_latency_s for its in again]),
+            "measured_raw_s": geometric_mean([its.measured_raw_s for its in first]),
+            "clock_factor": geometric_mean([its.clock_factor for its in first]),
+            "clock_factor_again": geometric_mean([its.clock_factor for its in again]),
             "processes_s": [its.measured_latency_s for its in [*first, *again]],
             "clock": "cpu" if any(its.clock == "cpu" for its in [*first, *again]) else "wall",
             "noisy": any(its.noisy for its in [*first, *again]),
@@ -145,7 +145,8 @@ def _networks(
     return task, networks, task.batch(settings.latency.batch_size)
 
 
-def _mean(values: Sequence[float]) -> float:
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of positive numbers."""
     return float(np.exp(np.mean(np.log(values))))
 
 

@@ -20,10 +20,10 @@ from amc.plots import (
     Point,
     accuracy_axis,
     budget_line,
+    front_of,
     legend_below,
     mark,
     new_panels,
-    pareto_front,
 )
 
 Theme = Literal["light", "dark"]
@@ -99,7 +99,7 @@ def tradeoffs(
     figure, panels = new_panels(title, 4.4, 2 if measured else 1)
     looks = cycle((colour, marker) for marker in MARKS for colour in COLOURS)
     for one, (colour, marker) in zip(series, looks, strict=False):
-        front = pareto_front(one.points)
+        front = front_of(one.points)
         panels[0].step(
             [p["latency_ms"] for p in front],
             [p["accuracy"] for p in front],
@@ -116,7 +116,7 @@ def tradeoffs(
             mark(axes, point, "D", GREEN, "dense" if place == 0 else "")
     for budget in budgets_ms:
         budget_line(panels[0], budget)
-    shown = [p["accuracy"] for one in series for p in (*pareto_front(one.points), *one.winners)]
+    shown = [p["accuracy"] for one in series for p in (*front_of(one.points), *one.winners)]
     accuracy_axis(panels[0], [*shown, *(p["accuracy"] for p in dense)])
     panels[0].tick_params(labelbottom=True)
     panels[0].set_xlabel("predicted latency of one batch (ms)")

@@ -65,11 +65,15 @@ def narrow(
 ) -> nn.Module:
     """Return a copy of a network already compressed to ``before``, narrowed further to ``after``.
 
-    Both name channels of the dense network; ``after`` must be a part of ``before``.
+    Both name channels of the dense network; ``after`` must be a part of ``before``. Layers of
+    blocks that the network no longer has are left out.
     """
+    there = {name for name, _ in network.named_modules()}
     present, wanted = masks(groups, before), masks(groups, after)
     sliced: dict[tuple[str, Dim], Tensor] = {}
     for (layer, dim), mask in wanted.items():
+        if layer not in there:
+            continue
         now = present[layer, dim]
         if bool((mask & ~now).any()):
             raise InputError(f"the plan keeps channels of layer {layer!r} that its parent removed")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from amc.data import Data
 from amc.pruning import Pruner
-from amc.reconstruction.curves import ErrorCurves
+from amc.reconstruction.curves import ErrorCurve, ErrorCurves
 from amc.reconstruction.least_squares import LeastSquares
 from amc.space import SearchSpace
+
+BATCH = 250
 
 
 def curves_of(
@@ -27,5 +31,44 @@ def curves_of(
     """
     solver = LeastSquares(network, space.groups, space.orders, calibration, on_batch)
     pruner = Pruner(weight_criterion, network, space.groups, calibration)
-    curves = {**solver.curves().sites, **pruner.curves(space.sites)}
+    blocks = _of_blocks(network, [s.name for s in space.sites if s.decides == "block"], calibration)
+    curves = {**solver.curves().sites, **pruner.curves(space.sites), **blocks}
     return ErrorCurves(curves), solver.notes
+
+
+@torch.no_grad()
+def _of_blocks(network: nn.Module, names: Sequence[str], data: Data) -> dict[str, ErrorCurve]:
+    """Return the error of passing on what each block is given, by the block's name.
+
+    It is the mean square of what the block changes, over that of its output, both less their means
+    by channel, which a bias behind it makes up for; at most 1.
+    """
+    lost, power = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+
+    def record(name: str, given: Tensor, output: Tensor) -> None:
+        lost[name] += _deviation(output - given)
+        power[name] += _deviation(output)
+
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _, given, output, name=name: record(name, given[0], output)
+        )
+        for name in names
+    ]
+    try:
+        for batch in data.batches(BATCH) if names else ():
+            network(*batch.inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    errors = {n: min(1.0, lost[n] / power[n]) if power[n] else 0.0 for n in names}
+    return {
+        name: ErrorCurve(np.array([error, 0.0]), {name: np.array([error, 0.0])})
+        for name, error in errors.items()
+    }
+
+
+def _deviation(x: Tensor) -> float:
+    """Return the squared deviations of ``x`` ``[B, C, ...]`` from each channel's mean, summed."""
+    channels = x.transpose(0, 1).flatten(1).double()
+    return float((channels - channels.mean(1, keepdim=True)).square().sum())

@@ -112,14 +112,14 @@ class NetworkCostModel:
             sizes,
             sizes * structure.item_bytes,
         )
+        if self._patterns is not None and not self._patterns.put(priced, dims, widths):
+            raise _illegal(structure, removed)
         for block in structure.blocks:
             stays = np.asarray(widths)[:, block.site, None]
             for array in (priced.seconds, priced.macs):
                 array[:, list(block.ops)] *= stays
             for array in (priced.sizes, priced.weight_bytes):
                 array[:, list(block.parameters)] *= stays
-        if self._patterns is not None and not self._patterns.put(priced, dims, widths):
-            raise _illegal(structure, removed)
         return priced, dims
 
 

@@ -45,6 +45,11 @@ class PatternCosts:
         self._seconds = np.concatenate([seconds for seconds, _ in fastest])
         self._kernel = np.concatenate([kernel for _, kernel in fastest])
         self._layers = [i for i, op in enumerate(structure.ops) if op.call_kind == "layer"]
+        position = {op: i for i, op in enumerate(self._layers)}
+        self._blocks = [
+            (block.site, [position[op] for op in block.ops if op in position])
+            for block in structure.blocks
+        ]
         self._after_sparse_s = table.call_overhead_s.get(DENSE_AFTER_SPARSE, 0.0)
 
     def kernels(self, dims: Ints, widths: Ints) -> NDArray[np.int64]:
@@ -69,9 +74,23 @@ class PatternCosts:
         priced.weight_bytes[:, self._parameters] = self._bytes[index]
         sparse = np.zeros(priced.seconds.shape, dtype=bool)
         sparse[:, self._ops] = self._kernel[index] > 0
-        before, after = sparse[:, self._layers[:-1]], sparse[:, self._layers[1:]]
-        priced.seconds[:, self._layers[1:]] += self._after_sparse_s * (before & ~after)
+        layers = sparse[:, self._layers]
+        after_sparse = self._before(layers, widths) & ~layers[:, 1:]
+        priced.seconds[:, self._layers[1:]] += self._after_sparse_s * after_sparse
         return True
+
+    def _before(self, sparse: NDArray[np.bool_], widths: Ints) -> NDArray[np.bool_]:
+        """Return whether the layer that runs before each but the first is sparse.
+
+        ``sparse`` is ``[B, layers]``. What runs before may stand before a block that is gone.
+        """
+        if not self._blocks:
+            return sparse[:, :-1]
+        there = np.ones(sparse.shape, dtype=bool)
+        for site, layers in self._blocks:
+            there[:, layers] &= np.asarray(widths)[:, site, None] > 0
+        last = np.maximum.accumulate(np.where(there, np.arange(len(there[0])), 0), axis=1)
+        return np.take_along_axis(sparse & there, last[:, :-1], axis=1)
 
     def _index(self, dims: Ints, widths: Ints) -> Ints | None:
         own = dims[:, self._ops, :2]

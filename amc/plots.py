@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from amc import front
+
 BLUE, GREY, ORANGE, RED, GREEN = "#1f5fa8", "#9aa3ad", "#d9822b", "#b3261e", "#2e7d4f"
 DPI = 130
 LOWEST_SHARE = (
@@ -76,11 +78,11 @@ def _evaluations(axes: Axes, points: Sequence[Point]) -> None:
                 linewidths=0,
                 label=f"{label} ({len(chosen)})",
             )
-    front = pareto_front(points)
-    if front:
+    best = front_of(points)
+    if best:
         axes.step(
-            [p["latency_ms"] for p in front],
-            [p["accuracy"] for p in front],
+            [p["latency_ms"] for p in best],
+            [p["accuracy"] for p in best],
             where="post",
             color=BLUE,
             linewidth=1.2,
@@ -147,13 +149,9 @@ def keep_ratios(path: Path, ratios: Mapping[str, float], title: str) -> None:
     save(figure, path)
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
+def front_of(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other one beats on both axes, by rising latency."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p["latency_ms"], -p["accuracy"])):
-        if not front or point["accuracy"] > front[-1]["accuracy"]:
-            front.append(point)
-    return front
+    return front.pareto_front(points, lambda p: front.Point(p["latency_ms"], p["accuracy"]))
 
 
 def new_figure(title: str, height: float) -> tuple[Figure, Axes]:

@@ -38,7 +38,10 @@ def structure_of(task: LoadedTask, space: SearchSpace, batch_size: int) -> Netwo
     """Return the operations of the task's network as functions of the space's widths."""
 
     def build(widths: Sequence[int]) -> nn.Module:
-        return compress(task.network, space.groups, kept_of(space.plan(widths)))
+        # Blocks stay: what goes with each is found by itself.
+        pairs = zip(space.sites, widths, strict=True)
+        whole = [site.full if site.decides == "block" else width for site, width in pairs]
+        return compress(task.network, space.groups, kept_of(space.plan(whole)))
 
     return network_structure(build, space.sites, task.batch(batch_size))
 

@@ -132,7 +132,9 @@ class Session:
         """
         plan = self.space.plan(widths, weights, within)
         choices = dict(plan.choices)
-        for site, kernel in self.cost_model.kernels(widths).items():
+        # A plan's own widths: what is decided of layers that are gone does not count.
+        own = [site.width_of(choices[site.name]) for site in self.space.sites]
+        for site, kernel in self.cost_model.kernels(own).items():
             if kernel == "dense" and self.budget.field == "latency_s":
                 choices[site] = Choice(1.0, ())
             else:

@@ -118,7 +118,7 @@ def packed(network: nn.Module, layers: Mapping[str, LayerPattern]) -> nn.Module:
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
         # Copied in the default layout: so the kernels pack it.
         layer.weight = nn.Parameter(layer.weight.detach().contiguous(), requires_grad=False)
-        relu = _take_relu(result, name)
+        relu = take_relu(result, name)
         sparse = sparse_module(layer, how.stored_as, kernel, relu=relu)
         result.set_submodule(name, sparse.eval())
     if isinstance(result, fx.GraphModule):
@@ -137,7 +137,7 @@ def _check(network: nn.Module, layers: Mapping[str, LayerPattern]) -> None:
             )
 
 
-def _take_relu(network: nn.Module, name: str) -> bool:
+def take_relu(network: nn.Module, name: str) -> bool:
     """Take the ReLU that alone reads a layer's output out of the graph; return whether it was."""
     if not isinstance(network, fx.GraphModule):
         return False

@@ -132,6 +132,8 @@ class ChannelSpace:
     ) -> Tensor:
         """Return the score of every channel of one group, summed over its layers."""
         criterion = of_channels(self.criterion)
+        if not any(_has_weight(member, weights) for member in group.members):
+            return torch.zeros(group.channels, dtype=torch.float64)  # all in blocks that are gone
         parts = []
         for member in _scored(group, criterion, weights):
             outputs, inputs = (positions(present.get((member.layer, d))) for d in ("out", "in"))
@@ -161,7 +163,8 @@ def _scored(
                 f"sites.criterion needs a BatchNorm with a scale at every site, and {group.name!r} "
                 "has none; choose another criterion, or exclude the site"
             )
-    return found or [m for m in group.members if m.role in ("makes", "uses")]
+    others = [m for m in group.members if m.role in ("makes", "uses") and _has_weight(m, weights)]
+    return found or others
 
 
 def _has_weight(member: Member, weights: Mapping[str, Tensor]) -> bool:

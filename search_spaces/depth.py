@@ -41,7 +41,7 @@ class DepthSpace:
         """
         check_names(network, exclude)
         shapes = layer_shapes(network, example_inputs)
-        found = _blocks(network, example_inputs)
+        found = blocks_of(network, example_inputs)
         inner = [a for a in found if not any(b != a and is_within(b, a) for b in found)]
         sites, excluded = [], {}
         for name in inner:
@@ -59,6 +59,11 @@ class DepthSpace:
             )
         return DepthSpace(tuple(sites), excluded)
 
+    def without(self, excluded: Mapping[str, str]) -> DepthSpace | None:
+        """Return the space without the blocks ``excluded``, by reason; ``None`` if none is left."""
+        sites = tuple(site for site in self.sites if site.name not in excluded)
+        return DepthSpace(sites, {**self.excluded, **excluded}) if sites else None
+
     def plan(
         self,
         widths: Sequence[int],
@@ -75,7 +80,7 @@ class DepthSpace:
         return Plan(choices)
 
 
-def _blocks(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
+def blocks_of(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
     """Return the modules that hold layers and take and return one shape, in order of execution."""
     found: list[str] = []
     runs: dict[str, int] = {}

@@ -76,17 +76,39 @@ class PatternSpace:
         Raises ``InputError`` for a name in ``exclude`` that is no layer, and where no site is left.
         """
         check_names(network, exclude)
+        layers = layer_shapes(network, example_inputs)
+        return PatternSpace._of(network, layers, dict.fromkeys(layers, rungs), exclude)
+
+    @staticmethod
+    def with_rungs(
+        network: nn.Module, example_inputs: tuple[Tensor, ...], rungs: Mapping[str, Ladder]
+    ) -> PatternSpace:
+        """Return the space whose layers have a ladder each; those without one stay dense."""
+        layers = layer_shapes(network, example_inputs)
+        return PatternSpace._of(network, layers, rungs, [n for n in layers if n not in rungs])
+
+    @staticmethod
+    def _of(
+        network: nn.Module,
+        layers: Mapping[str, LayerShape],
+        rungs: Mapping[str, Ladder],
+        exclude: Sequence[str],
+    ) -> PatternSpace:
         modules = dict(network.named_modules())
         sites, excluded = [], {}
         holders = Counter(id(getattr(m, "weight", None)) for m in modules.values())
-        for name, shape in layer_shapes(network, example_inputs).items():
+        for name, shape in layers.items():
             if any(is_within(name, e) for e in exclude):
                 excluded[name] = "excluded by sites.exclude"
             elif not can_be_sparse(modules[name]):
                 excluded[name] = "no sparse kernel runs it"
             elif holders[id(modules[name].weight)] > 1:
                 excluded[name] = "it shares its weight with another layer"
-            elif own := {d: p for d, p in rungs.items() if shape.c_in >= GROUP or p not in KEEP}:
+            elif own := {
+                density: pattern
+                for density, pattern in rungs[name].items()
+                if shape.c_in >= GROUP or pattern not in KEEP
+            }:
                 sites.append(pattern_site(name, shape, own))
             else:
                 excluded[name] = f"it has fewer than {GROUP} input channels"

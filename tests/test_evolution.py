@@ -41,9 +41,18 @@ def test_without_error_curves_it_starts_from_the_uniform_plan() -> None:
 def test_a_child_differs_at_few_sites_before_it_is_scaled() -> None:
     generator, shape = np.random.default_rng(0), np.full(12, 0.5)
     agent = EvolutionAgent(sites=3, spread=0.1)
-    counts = {int((agent._changed(shape, generator) != shape).sum()) for _ in range(200)}
+    blocks = np.zeros(12, dtype=bool)
+    counts = {int((agent._changed(shape, blocks, generator) != shape).sum()) for _ in range(200)}
     assert counts == {1, 2, 3}
     assert (shape == 0.5).all()
+
+
+def test_a_block_goes_or_comes_back() -> None:
+    generator, agent = np.random.default_rng(0), EvolutionAgent(sites=1)
+    there, blocks = np.array([1.0]), np.array([True])
+    gone = agent._changed(there, blocks, generator)
+    assert gone[0] < 0.5
+    assert agent._changed(gone, blocks, generator)[0] == 1
 
 
 def test_it_ends_where_every_plan_was_asked_for() -> None:

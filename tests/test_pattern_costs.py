@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from amc.compress import compress, kept_of
+from amc.compress import realised, removed_blocks
 from amc.deploy import deployed
 from amc.kernels.modules import sparse_module
 from amc.kernels.patterns import KERNEL_OF, STORED_AS, ZEROS, keep_largest
@@ -31,7 +31,10 @@ BATCH = 2
 def mixed() -> tuple[LoadedTask, MixedSpace, NetworkCostModel, LatencyTable]:
     task = load_task("digits")
     space = MixedSpace.of(
-        task.network, task.inputs, patterns=("2:4", "1:4", "csr", "4x1"), sparsities=(0.3, 0.8)
+        task.network,
+        task.inputs,
+        patterns=("2:4", "1:4", "csr", "4x1", "block"),
+        sparsities=(0.3, 0.8),
     )
     structure = structure_of(task, space, BATCH)
     table = invented(structure)
@@ -47,10 +50,10 @@ def built(widths: list[int]) -> tuple[nn.Module, dict[str, LayerPattern]]:
     """Return the pruned network of a plan, and its patterns with the kernels that were priced."""
     task, space, model, _ = mixed()
     plan = space.plan(widths)
-    network = compress(task.network, space.groups, kept_of(plan))
+    network = realised(task.network, space.groups, plan)
     patterns = layer_patterns(plan)
     prune(network, patterns)
-    kernels = model.kernels(widths)
+    kernels = model.kernels([site.width_of(plan.choices[site.name]) for site in space.sites])
     return network, {
         layer: LayerPattern(how.pattern, how.sparsity, kernels[f"{layer}.weight"])
         for layer, how in patterns.items()
@@ -71,8 +74,41 @@ def test_predicted_latency_is_that_of_what_the_packed_network_runs(seed: int) ->
     assert costs["latency_s"][0] == pytest.approx(expected, rel=2e-3)
     lines = model.breakdown(drawn(seed))
     assert sum(line.latency_s for line in lines) == pytest.approx(costs["latency_s"][0])
-    sparse = [line for line in lines if not line.kernel.startswith("dense")]
+    sparse = [line for line in lines if not line.kernel.startswith("dense") and line.latency_s]
     assert len(sparse) == sum(op.template.kernel != "dense" for op in ops)
+
+
+def test_blocks_are_there_and_gone_among_the_plans_drawn() -> None:
+    space = mixed()[1]
+    assert space.blocks is not None
+    gone = [len(removed_blocks(space.plan(drawn(seed)))) for seed in range(6)]
+    assert len(set(gone)) > 1
+
+
+def test_what_is_decided_of_layers_that_are_gone_does_not_count() -> None:
+    task, space, model, _ = mixed()
+    (block,) = [i for i, site in enumerate(space.sites) if site.decides == "block"][:1]
+    name = space.sites[block].name
+    inside = [
+        i
+        for i, site in enumerate(space.sites)
+        if i != block and all(layer.startswith(f"{name}.") for layer in site.layers)
+    ]
+    assert {space.sites[i].decides for i in inside} == {"channels", "weights"}
+    whole = [site.full for site in space.sites]
+    whole[block] = 0
+    narrow = [space.sites[i].widths[0] if i in inside else w for i, w in enumerate(whole)]
+    assert space.plan(narrow) == space.plan(whole)
+    costs = [model.costs(np.array([widths])) for widths in (narrow, whole)]
+    assert all(costs[0][key][0] == costs[1][key][0] for key in costs[0])
+    # What comes from a plan that had narrowed them has them as narrow as that.
+    before = [
+        space.sites[i].widths[0] if i in inside else s.full for i, s in enumerate(space.sites)
+    ]
+    parent = space.plan(before)
+    child = space.plan(whole, dict(task.network.state_dict()), parent)
+    for i in inside:
+        assert child.choices[space.sites[i].name] == parent.choices[space.sites[i].name]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -148,7 +184,7 @@ def test_every_criterion_leaves_as_many_weights_as_were_priced(name: str) -> Non
     pruner = Pruner(name, task.network, space.groups, task.train[:60])
     for seed in range(3):
         plan = space.plan(drawn(seed))
-        network = compress(task.network, space.groups, kept_of(plan))
+        network = realised(task.network, space.groups, plan)
         pruner.prune(network, plan)
         stored = sum(int(p.count_nonzero()) for p in network.parameters())
         assert model.costs(np.array([drawn(seed)]))["params"][0] == stored

@@ -27,8 +27,8 @@ def rgb(name: str) -> tuple[int, ...]:
 
 def test_front_holds_what_nothing_beats() -> None:
     a, b, c, d = point(1, 0.5), point(2, 0.4), point(2, 0.7), point(3, 0.7)
-    assert plots.pareto_front([d, c, b, a]) == [a, c]
-    assert plots.pareto_front([]) == []
+    assert plots.front_of([d, c, b, a]) == [a, c]
+    assert plots.front_of([]) == []
 
 
 def test_tradeoff_shows_points_budget_winner_and_dense(tmp_path: Path) -> None:

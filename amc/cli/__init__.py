@@ -18,6 +18,8 @@ from amc.cli.compare import compare
 from amc.cli.evaluate import evaluate
 from amc.cli.export import export
 from amc.cli.finetune import finetune
+from amc.cli.front import front
+from amc.cli.import_masks import import_masks
 from amc.cli.inspect import inspect
 from amc.cli.measure import measure
 from amc.cli.resume import resume
@@ -30,7 +32,7 @@ from amc.layout import check_layout
 
 COMMANDS = (
     *(search, inspect, resume, compare, export, validate),
-    *(apply, evaluate, finetune, measure, train, bench, ui),
+    *(apply, evaluate, finetune, front, measure, train, bench, ui),
 )
 
 application = typer.Typer(
@@ -42,6 +44,7 @@ application = typer.Typer(
 )
 for _command in COMMANDS:
     application.command()(_command)
+application.command("import")(import_masks)
 
 
 def main() -> None:

@@ -34,6 +34,9 @@ def apply(
         bool,
         typer.Option("--unpacked", help="Sparse layers as plain weights with zeros, not packed."),
     ] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Sparse layers with masks of torch.nn.utils.prune.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the compressed network that a plan describes."""
@@ -41,6 +44,6 @@ def apply(
     def work(reporter: Reporter) -> Any:
         from amc import app
 
-        return app.apply(plan, out, from_original, task, finetuned, data_folder, unpacked)
+        return app.apply(plan, out, from_original, task, finetuned, data_folder, unpacked, masks)
 
     answer(work, show_facts, as_json)

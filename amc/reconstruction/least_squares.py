@@ -78,12 +78,13 @@ class LeastSquares:
     def apply(self, smaller: nn.Module, kept: Kept) -> None:
         """Give the compressed network of ``kept`` its reconstructed weights, in place.
 
-        Layers whose inputs are all there keep their weights.
+        Layers whose inputs are all there keep their weights; those of blocks that are gone are
+        left out.
         """
         present = masks(self._groups, kept)
         modules = dict(smaller.named_modules())
         for name, consumer in self._consumers.items():
-            if present[name, "in"].all():
+            if name not in modules or present[name, "in"].all():
                 continue
             solved = self._solved(consumer, kept, present)
             set_weight_matrix(cast(Layer, modules[name]), solved)

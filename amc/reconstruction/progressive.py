@@ -89,9 +89,9 @@ class Progressive:
         """Fit the compressed network of ``kept``, in place; nothing where nothing was removed."""
         present = masks(self._groups, kept)
         narrowed = {name for (name, dim), mask in present.items() if dim == "in" and not mask.all()}
-        names = list(self._targets)
-        first = next((i for i, name in enumerate(names) if name in narrowed), len(names))
         modules = dict(smaller.named_modules())
+        names = [name for name in self._targets if name in modules]  # blocks may be gone
+        first = next((i for i, name in enumerate(names) if name in narrowed), len(names))
         fits = [
             _Fit(
                 cast(Layer, modules[name]),

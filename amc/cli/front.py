@@ -1,0 +1,94 @@
+"""``amc front``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amc.cli.answer import AsJson, answer
+from amc.reporting import Reporter
+
+
+def front(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(help="Searches of one network, fine-tuned: amc finetune DIR.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="A folder for front.json and front.png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time all plans of runs beside the dense network, and compare their search spaces.
+
+    Accuracy is that on test images after fine-tuning. The dense network is timed as it is deployed
+    (channels_last), in torch's default layout, with ReLU fused and weights packed, and in ONNX
+    Runtime. Nothing else should run meanwhile.
+    """
+
+    def work(reporter: Reporter) -> Any:
+        from amc import app_bench
+
+        return app_bench.front(run_dirs, reporter, out)
+
+    answer(work, _show, as_json)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    from rich.console import Console
+
+    from amc.cli.tables import show_facts
+
+    forms = list(result["dense"])
+    rows = [_plan_line(row, forms) for row in result["rows"]]
+    columns = ("space", "budget", "agent", "seed", "sparse", "test acc. %", "lost", "pred. ms")
+    timed = ("meas. ms", *(f"x {form}" for form in forms))
+    console = Console()
+    console.print(_table([*columns, *timed], rows))
+    spaces = [_space_line(row) for row in result["spaces"]]
+    lost = f"x dense, {100 * result['lost']:g} points lost"
+    console.print(_table(["space", "hypervolume", "of each seed", lost, "x ONNX Runtime"], spaces))
+    keys = ("network", "batch_size", "threads", "backend", "dense_test_accuracy", "test_images")
+    show_facts({key: result[key] for key in keys})
+    show_facts({f"{form}_ms": f"{1e3 * s:.3g}" for form, s in result["dense"].items()})
+    print("\nPredicted against measured")
+    show_facts(result["predictions"])
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in columns:
+        left = name in ("space", "budget", "agent")
+        table.add_column(name, justify="left" if left else "right", no_wrap=left)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _plan_line(row: Mapping[str, Any], forms: Sequence[str]) -> list[str]:
+    ((key, fraction),) = row["budget"].items()
+    return [
+        row["space"],
+        f"{key.removeprefix('predicted_')} {fraction:g}",
+        row["agent"],
+        str(row["seed"]),
+        str(row["sparse_layers"]),
+        f"{100 * row['test_accuracy']:.2f}",
+        f"{100 * row['lost']:.2f}",
+        f"{1e3 * row['predicted_latency_s']:.3g}",
+        f"{1e3 * row['measured_latency_s']:.3g}" + ("~" if row["noisy"] else ""),
+        *(f"{row['speedup'][form]:.2f}" for form in forms),
+    ]
+
+
+def _space_line(row: Mapping[str, Any]) -> list[str]:
+    def fastest(form: str) -> str:
+        known = [its and its.get(form) for its in row["fastest"]]
+        return " ".join("-" if speedup is None else f"{speedup:.2f}" for speedup in known)
+
+    each = " ".join(f"{volume:.3f}" for volume in row["hypervolumes"])
+    named = fastest("channels_last"), fastest("onnx_runtime")
+    return [row["space"], f"{row['hypervolume']:.3f}", each, *named]

@@ -1,0 +1,117 @@
+"""``amc import``: a plan from a network that was pruned elsewhere, by masks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from amc.config import SearchConfig
+from amc.cost import Budget, cost_of
+from amc.errors import InputError
+from amc.evaluation import Evaluation, Request
+from amc.files import check_writable, write_bytes, write_text
+from amc.masks import load_masked, read_masked, width_and_pattern
+from amc.plan_record import Dense, Result, plan_record
+from amc.pricing import cost_model
+from amc.reporting import Reporter
+from amc.run_folder import Search
+from amc.search_run import Found
+from amc.session import Session
+from amc.space import SearchSpace
+from amc.task import LoadedTask
+from amc.weights import state_sha256
+from amc.worker import Final, score, state_arrays
+
+AGENT = "imported"
+BUDGET = "params"  # all of them: what is imported is not for a budget
+Rungs = Mapping[str, Mapping[int, str]]
+MakeSpace = Callable[[LoadedTask, Rungs], SearchSpace]
+
+
+def import_masks(
+    config: SearchConfig,
+    task: LoadedTask,
+    state: Path,
+    out: Path,
+    make_space: MakeSpace,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Write the plan of a masked network to ``out`` and its weights beside it; return what it is.
+
+    ``state`` is the network's ``state_dict`` with the masks of ``torch.nn.utils.prune``. Layers
+    without masks stay dense; ``make_space`` returns the space whose layers have the one rung that
+    they stand on. Its accuracy is taken as it is, without any recovery; its latency is
+    priced with ``config``'s table, and measured by ``amc evaluate``. Raises ``InputError`` for a
+    state that is not of the task's network.
+    """
+    weights_file = out.with_name(f"{out.stem}.weights.safetensors")
+    check_writable(out, "--out")
+    check_writable(weights_file, "--out's weights")
+    network = copy.deepcopy(task.network).eval()
+    masked = load_masked(network, read_masked(state))
+    space = make_space(task, _rungs(network, masked))
+    model = cost_model(task, space, config.latency, reporter)
+    widths = [site.widths[0] for site in space.sites]
+    dense = cost_of(model, [site.full for site in space.sites])
+    session = Session(
+        config=config,
+        task=task.without_test,
+        space=space,
+        cost_model=model,
+        table=model.table,
+        budget=Budget(BUDGET, 1.0, dense.params),
+        dense_cost=dense,
+    )
+    plan = session.plan(widths)
+    cost = cost_of(model, [site.width_of(plan.choices[site.name]) for site in space.sites])
+    weights = state_arrays(network)
+    searched = score(network, task.search, task.score)
+    tested = None if task.test is None else score(network, task.test, task.score)
+    final = Final(searched, searched, tested, None, None, None)
+    evaluation = Evaluation(AGENT, Request(plan), final.searched, cost, final.searched)
+    found = Found(Search(AGENT, 0, out.parent), [evaluation], evaluation, None, 0.0)
+    whole = Dense(
+        score(task.network, task.search, task.score),
+        None if task.test is None else score(task.network, task.test, task.score),
+        dense,
+        None,
+    )
+    images = 0 if task.test is None else len(task.test)
+    named = {"file": weights_file.name, "sha256": state_sha256(weights)}
+    result = Result(found, evaluation, final, None, whole, images)
+    record = plan_record(session, result, named, None)
+    write_bytes(weights_file, save(weights))
+    write_text(out, record.text())
+    return {
+        "out": str(out),
+        "weights": str(weights_file),
+        "masked_layers": len(masked),
+        "sparse_layers": len(plan.choices),
+        "search_accuracy": final.searched,
+        "test_accuracy": final.test_score,
+        "macs": cost.macs,
+        "params": cost.params,
+        "predicted_latency_s": cost.latency_s,
+        "dense_predicted_latency_s": dense.latency_s,
+    }
+
+
+def _rungs(network: nn.Module, layers: Sequence[str]) -> dict[str, dict[int, str]]:
+    """Return the density, in thousandths, and pattern of the layers that have zeros."""
+    found = {}
+    for name in layers:
+        weight = network.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        its = width_and_pattern(weight.detach())
+        if its is None:
+            raise InputError(
+                f"the mask of {name!r} keeps {int(weight.count_nonzero())} of {weight.numel()} "
+                "weights; a layer that is dense needs no mask, and an empty one is no layer"
+            )
+        found[name] = dict([its])
+    return found

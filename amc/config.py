@@ -53,6 +53,7 @@ class SearchConfig(Section):
     fold_batch_norm: bool = True  # before scoring; equal but for rounding
     cache: bool = True  # equal plans are scored once
     score: ScoreName = "task"
+    evaluation_steps: int = Field(0, ge=0)  # of short_term, before a plan is scored
     racing: RacingConfig | None = None  # true: with its defaults; false: null
     fast_scoring: bool = True  # amc.scoring's own forward pass; equal but for rounding
     finetune_steps: int = Field(120, ge=0)  # the short fine-tuning after the search
@@ -128,7 +129,7 @@ class SearchConfig(Section):
         Some keys do not count at their default: configurations older than these keep their digest.
         """
         values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        for key in ("objective", "score", "racing", "short_term"):
+        for key in ("evaluation_steps", "objective", "score", "racing", "short_term"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
         for key in ("weight_criterion", "patterns", "sparsities"):

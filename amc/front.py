@@ -38,9 +38,9 @@ def hypervolume(points: Iterable[Point], worst: Point, best_accuracy: float) -> 
         raise ValueError(f"no area between {worst} and an accuracy of {best_accuracy}")
     inside = [p for p in points if p.latency < worst.latency and p.accuracy > worst.accuracy]
     front = pareto_front(inside, lambda point: point)
-    slower = [p.latency for p in front[1:]] + [worst.latency]
+    ends = [*(p.latency for p in front[1:]), worst.latency]
     area = sum(
         (end - point.latency) * (point.accuracy - worst.accuracy)
-        for point, end in zip(front, slower, strict=True)
+        for point, end in zip(front, ends, strict=False)
     )
     return area / (worst.latency * (best_accuracy - worst.accuracy))

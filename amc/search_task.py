@@ -29,9 +29,10 @@ class SearchTask:
     ``horizon`` is the number of evaluations that schedules are laid out for, frozen when the run
     was created; ``evaluations`` is where the search ends, and may grow later. ``walks`` is the
     number of plans a batch. ``wall`` says whether the objective needs every plan to be within the
-    budget. ``notify`` shows a person one sentence, and changes nothing. ``history`` lists every
-    evaluation so far. ``family`` is for methods whose results are a family along the trade-off:
-    they append its members' evaluations, in order, and each becomes a plan of its own.
+    budget. ``fine_tune`` is how many steps of training precede the score of a plan. ``notify``
+    shows a person one sentence, and changes nothing. ``history`` lists every evaluation so far.
+    ``family`` is for methods whose results are a family along the trade-off: they append its
+    members' evaluations, in order, and each becomes a plan of its own.
     """
 
     sites: tuple[Site, ...]
@@ -44,6 +45,7 @@ class SearchTask:
     horizon: int
     walks: int = 1
     wall: bool = True
+    fine_tune: int = 0
     notify: Callable[[str], None] = lambda message: None
     on_batch: Callable[[list[Evaluation]], None] = lambda batch: None
     curve_maker: Callable[[], ErrorCurves] | None = None
@@ -113,13 +115,15 @@ class SearchTask:
     def evaluate(self, requests: Sequence[Request | Plan]) -> list[Evaluation]:
         """Return one evaluation a request, in order.
 
-        When fewer evaluations remain than are asked for, only the first ones are made and recorded,
+        A plan is scored as the configuration says, a request as it says itself. When fewer
+        evaluations remain than are asked for, only the first ones are made and recorded,
         and ``BudgetSpent`` is raised; so it is on any call after that. Global random generators
         come back as they were.
         """
         if self.remaining <= 0:
             raise BudgetSpent
-        wanted = [r if isinstance(r, Request) else Request(r) for r in requests]
+        steps = self.fine_tune or None
+        wanted = [r if isinstance(r, Request) else Request(r, finetune=steps) for r in requests]
         with preserved_generators():
             batch = self.evaluator.evaluate(wanted[: self.remaining])
         self.history.extend(batch)

@@ -163,6 +163,7 @@ class Session:
             horizon=int(own.get("horizon") or laid_out_for),
             walks=self.config.walks,
             wall=self.config.objective.build().needs_wall(self.budget),
+            fine_tune=self.config.evaluation_steps,
             curve_maker=lambda: self.error_curves,
         )
 

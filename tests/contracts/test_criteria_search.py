@@ -105,11 +105,13 @@ def test_a_criterion_searches_a_granularity_or_says_why_not(
     network, layers = build(plan, path.parent, digits()), layer_patterns(plan.plan)
     assert bool(layers) == (pattern is not None)
     for layer, how in layers.items():
-        weight = network.get_submodule(layer).weight.detach().contiguous()
+        parameter = network.get_submodule(layer).weight
+        assert isinstance(parameter, torch.Tensor)
+        weight = parameter.detach().contiguous()
         assert first_violation(weight, how.pattern) is None
         assert how.sparsity is not None
         zeros = (weight == 0).flatten(1)
         if how.pattern == "4x1":  # that share of the blocks, the last of which may have fewer rows
-            zeros = torch.stack([rows.all(0) for rows in zeros.split(4)])
+            zeros = torch.stack([rows.all(0) for rows in torch.split(zeros, 4)])
         # Small layers have few blocks.
         assert float(zeros.double().mean()) == pytest.approx(how.sparsity, abs=0.08)

@@ -269,11 +269,16 @@ def bench_latency(
 
 
 def front(
-    run_dirs: Sequence[Path], reporter: Reporter | None = None, out: Path | None = None
+    run_dirs: Sequence[Path],
+    reporter: Reporter | None = None,
+    out: Path | None = None,
+    task: str | None = None,
+    data_folder: str | None = None,
 ) -> dict[str, Any]:
     """Time the fine-tuned plans of one network's runs, and compare their search spaces.
 
-    Returns ``amc.fronts.front``'s result. ``out`` is a folder for ``front.json`` and ``front.png``.
+    Returns ``amc.fronts.front``'s result. ``out`` is a folder for ``front.json`` and ``front.png``;
+    ``task`` names the network if it is one's own.
     """
     from amc.front_plots import draw_front
     from amc.fronts import Settings
@@ -281,7 +286,8 @@ def front(
 
     if out is not None:
         check_writable(out / "front.json", "--out")
-    result = fronts_of(run_dirs, Settings(), reporter or SilentReporter())
+    settings = Settings(task=task, data_folder=data_folder)
+    result = fronts_of(run_dirs, settings, reporter or SilentReporter())
     if out is not None:
         write_json(out / "front.json", result)
         draw_front(out / "front.png", result)

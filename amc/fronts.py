@@ -19,6 +19,7 @@ import torch
 from amc.apart import apart
 from amc.bench_dense import dense_forms
 from amc.bench_latency import MEASUREMENTS, PROCESSES, error_table, geometric_mean
+from amc.config import NOT_OF_THE_RESULT
 from amc.deploy import deployed
 from amc.errors import InputError
 from amc.finetune_batch import folder_beside
@@ -35,13 +36,17 @@ from amc.sparsify import layer_patterns, packed
 from amc.timing import Measured, measure_deployed
 
 SECONDS_EACH = 1.0  # the longest for one network in one process
+OF_A_POINT = ("space", "sites", "budget", "seeds", "latency")  # in which runs may differ
 LOST = 0.005  # of accuracy, the most that a plan may lose for ``fastest``
 WORST = 0.05  # of accuracy, what the hypervolume's worst point loses
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How plans are timed, and what a front is: accuracy lost at most, and at its worst point."""
+    """How plans are timed, and what a front is: accuracy lost at most, and at its worst point.
+
+    ``task`` and ``data_folder`` are for plans of a network that is one's own.
+    """
 
     lost: float = LOST
     worst: float = WORST
@@ -49,6 +54,8 @@ class Settings:
     measurements: int = MEASUREMENTS
     seconds_each: float = SECONDS_EACH
     patience_s: float = PATIENCE_S
+    task: str | None = None
+    data_folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,10 +140,16 @@ def _subjects(run: RunFolder) -> list[Subject]:
                 by_weights["finetuned"]["test_accuracy"],
                 by_weights["dense"]["test_accuracy"],
                 report["test_images"],
-                {**report["identity"]["settings"], "seed": None},
+                {**report["identity"]["settings"], "seed": None, **_searched_how(run)},
             )
         )
     return subjects
+
+
+def _searched_how(run: RunFolder) -> dict[str, Any]:
+    """Return what must be the same for two runs to compare spaces: all but space and budget."""
+    values = run.config.model_dump(mode="json", exclude={*NOT_OF_THE_RESULT, *OF_A_POINT})
+    return {f"the search's {key}": value for key, value in values.items()}
 
 
 def _check_alike(subjects: Sequence[Subject]) -> None:
@@ -164,7 +177,7 @@ def measured(reporter: Reporter, paths: Sequence[Path], settings: Settings) -> d
     """Return how long each plan's network takes, by its number, and each dense form, by name."""
     torch.set_num_threads(1)
     plans = [read_plan(path) for path in paths]
-    task = load_planned_task(plans[0], None, None)
+    task = load_planned_task(plans[0], settings.task, settings.data_folder)
     table = LatencyTable.load(paths[0].parent / "target.json")
     size = plans[0].costs.batch_size
     inputs = task.batch(size)

@@ -17,6 +17,10 @@ def front(
         list[Path], typer.Argument(help="Searches of one network, fine-tuned: amc finetune DIR.")
     ],
     out: Annotated[Path | None, typer.Option(help="A folder for front.json and front.png.")] = None,
+    task: Annotated[str | None, typer.Option(help="The network, if it is your own.")] = None,
+    data_folder: Annotated[
+        str | None, typer.Option(help="Where the full data set lies, if the plans need it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time all plans of runs beside the dense network, and compare their search spaces.
@@ -29,7 +33,7 @@ def front(
     def work(reporter: Reporter) -> Any:
         from amc import app_bench
 
-        return app_bench.front(run_dirs, reporter, out)
+        return app_bench.front(run_dirs, reporter, out, task, data_folder)
 
     answer(work, _show, as_json)
 
@@ -41,7 +45,17 @@ def _show(result: Mapping[str, Any]) -> None:
 
     forms = list(result["dense"])
     rows = [_plan_line(row, forms) for row in result["rows"]]
-    columns = ("space", "budget", "agent", "seed", "sparse", "test acc. %", "lost", "pred. ms")
+    columns = (
+        "space",
+        "budget",
+        "agent",
+        "seed",
+        "eval",
+        "sparse",
+        "test acc. %",
+        "lost",
+        "pred. ms",
+    )
     timed = ("meas. ms", *(f"x {form}" for form in forms))
     console = Console()
     console.print(_table([*columns, *timed], rows))
@@ -75,6 +89,7 @@ def _plan_line(row: Mapping[str, Any], forms: Sequence[str]) -> list[str]:
         f"{key.removeprefix('predicted_')} {fraction:g}",
         row["agent"],
         str(row["seed"]),
+        str(row["evaluations"]),
         str(row["sparse_layers"]),
         f"{100 * row['test_accuracy']:.2f}",
         f"{100 * row['lost']:.2f}",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from agents.analytic import demonstration
 from agents.base import Agent, require_number
-from agents.fill import fill_budget, new_plans
+from agents.fill import NewPlans, fill_budget
 from agents.uniform import uniform_widths
 from amc.evaluation import Evaluation
 from amc.search_task import SearchTask
@@ -43,9 +43,9 @@ class EvolutionAgent(Agent):
         """Evaluate the first plans, then batches of ``task.walks`` children until the end."""
         generator = np.random.default_rng(task.seed)
         known = [uniform_widths(task), demonstration(task)]
-        batch = list(dict.fromkeys(widths for widths in known if widths is not None))
+        new = NewPlans(task, self.redraws)
+        batch = [widths for widths in known if widths is not None and new.take(widths)]
         scored: list[tuple[float, Widths]] = []
-        seen = set(batch)
         dense = np.asarray(task.dense_widths, dtype=np.float64)
         while batch:
             evaluations = task.evaluate([task.plan(widths) for widths in batch])
@@ -57,7 +57,7 @@ class EvolutionAgent(Agent):
                 for _, widths in scored[: self.parents]
             ]
             draw = partial(self._child, task, generator, best)
-            batch = new_plans(task.walks, draw, seen, self.redraws)
+            batch = new.draw(task.walks, draw)
 
     def _child(
         self, task: SearchTask, generator: np.random.Generator, best: list[NDArray[np.float64]]

@@ -15,13 +15,19 @@ def fill_budget(task: SearchTask, shape: NDArray[np.float64]) -> tuple[int, ...]
     """Return the widest plan of the given shape that fits the budget, ``[L]`` widths.
 
     ``shape`` holds a positive keep ratio a site, ``[L]``; all are scaled by one number, cut at 1,
-    and each site takes the legal width nearest to what it is given. Whole blocks are left as they
-    are while scaling all other sites is enough. Of all the plans that this reaches, that of the
+    and each site takes the legal width nearest to what it is given. Whole blocks stay or go
+    as they are given, but where scaling all other sites is not enough, they go one after the other,
+    those of the smallest keep ratio first. Of all the plans that this reaches, that of the
     largest scale that fits is returned; where none does, the cheapest plan.
     """
-    others = np.array([site.decides != "block" for site in task.sites])
-    for scaled in (others, np.ones(len(others), dtype=bool)):
-        plans = _scaled(task, shape, scaled)
+    blocks = [t for t, site in enumerate(task.sites) if site.decides == "block"]
+    scaled = np.ones(len(task.sites), dtype=bool)
+    scaled[blocks] = False
+    lowest = sorted(blocks, key=lambda t: (shape[t], -t))
+    for gone in range(len(blocks) + 1):
+        shorter = shape.copy()
+        shorter[lowest[:gone]] = 0.0
+        plans = _scaled(task, shorter, scaled)
         fits = task.budget.within(task.budget_costs(plans))
         if fits.any():
             return tuple(int(width) for width in plans[int(np.argmax(fits))])
@@ -46,21 +52,35 @@ def _scaled(
     return nearest_widths(task, np.minimum(factors * full, channels))
 
 
-def new_plans(
-    count: int, draw: Callable[[], tuple[int, ...]], seen: set[tuple[int, ...]], redraws: int
-) -> list[tuple[int, ...]]:
-    """Return ``count`` drawn plans that are not among ``seen``, which they join.
+class NewPlans:
+    """Plans that no earlier one equals, whatever their widths in blocks that are gone."""
 
-    A known plan is drawn anew, ``redraws`` times; then fewer are returned.
-    """
-    plans: list[tuple[int, ...]] = []
-    for _ in range(count):
-        widths = next((w for w in (draw() for _ in range(redraws + 1)) if w not in seen), None)
-        if widths is None:
-            break
-        seen.add(widths)
-        plans.append(widths)
-    return plans
+    def __init__(self, task: SearchTask, redraws: int) -> None:
+        self._task, self._redraws = task, redraws
+        self._widths: set[tuple[int, ...]] = set()
+        self._plans: set[str] = set()
+
+    def take(self, widths: tuple[int, ...]) -> bool:
+        """Return whether the plan of ``widths`` is new; from now on it is not."""
+        if widths in self._widths:
+            return False
+        self._widths.add(widths)
+        if all(site.decides != "block" for site in self._task.sites):
+            return True
+        digest, known = self._task.plan(widths).digest, len(self._plans)
+        self._plans.add(digest)
+        return len(self._plans) > known
+
+    def draw(self, count: int, draw: Callable[[], tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return ``count`` new plans; a known one is drawn anew, ``redraws`` times, then fewer."""
+        plans: list[tuple[int, ...]] = []
+        for _ in range(count):
+            drawn = (draw() for _ in range(self._redraws + 1))
+            widths = next((its for its in drawn if self.take(its)), None)
+            if widths is None:
+                break
+            plans.append(widths)
+        return plans
 
 
 def nearest_widths(task: SearchTask, wishes: NDArray[np.float64]) -> NDArray[np.int64]:

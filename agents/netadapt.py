@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from agents.base import Agent, require_choice, require_number
-from agents.fill import nearest_widths
+from agents.fill import NewPlans, nearest_widths
 from amc.cost import cheapest_widths
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
@@ -128,7 +128,7 @@ class NetAdaptAgent(Agent):
             task.notify(message)
         decay = self._decay(task, 1.0 - task.budget.limit / dense_cost)
         floor = as_widths(cheapest_widths(task.cost_model, task.sites, task.budget.field))
-        (dense,) = task.evaluate([task.plan(widths)])
+        (dense,) = task.evaluate([Request(task.plan(widths))])
         self._keep(task, Winner(0, None, dense_cost, widths, dense))
         while not task.fits(widths):
             left = task.horizon - (len(task.history) - start)
@@ -204,10 +204,11 @@ class NetAdaptAgent(Agent):
         """Propose, evaluate in one batch, and return the winner, the one after ``last``."""
         parent = last.evaluation.key if last.iteration else None  # dense: the network's own weights
         proposals: dict[Widths, str] = {}
+        new = NewPlans(task, 0)
         for t, site in enumerate(task.sites):
             proposal = self._propose(task, last.widths, floor, t, target)
-            if proposal is not None:
-                proposals.setdefault(proposal, site.name)
+            if proposal is not None and new.take(proposal):
+                proposals[proposal] = site.name
         evaluations = task.evaluate(
             [
                 Request(task.plan(p, parent), parent, self.short_term_steps, seed=task.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.base import Agent, require_number
-from agents.fill import fill_budget, new_plans
+from agents.fill import NewPlans, fill_budget
 from amc.search_task import SearchTask
 
 
@@ -27,10 +27,10 @@ class RandomSearchAgent(Agent):
         """Evaluate batches of ``task.walks`` new plans until the evaluations are spent."""
         generator = np.random.default_rng(task.seed)
         low = np.asarray([site.widths[0] / site.full for site in task.sites])
-        seen: set[tuple[int, ...]] = set()
+        new = NewPlans(task, self.redraws)
 
         def draw() -> tuple[int, ...]:
             return fill_budget(task, generator.uniform(low, 1.0))
 
-        while batch := new_plans(task.walks, draw, seen, self.redraws):
+        while batch := new.draw(task.walks, draw):
             task.evaluate([task.plan(widths) for widths in batch])

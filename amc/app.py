@@ -265,6 +265,8 @@ def apply(
     """
     if from_original and finetuned:
         raise InputError("--from-original and --finetuned exclude each other; choose one")
+    if masks and unpacked:
+        raise InputError("--masks and --unpacked exclude each other; choose one")
     torch.set_num_threads(1)
     source = "original" if from_original else "finetuned" if finetuned else "plan"
     form: applied.Form = "masks" if masks else "unpacked" if unpacked else "packed"

@@ -26,10 +26,11 @@ from amc.masks import with_masks
 from amc.plan_file import PlanFile, read_plan
 from amc.planned import build, groups_of, load_planned_task
 from amc.sparsify import layer_patterns, packed, prune
-from amc.task import LoadedTask
+from amc.task import LoadedTask, state_digest
 
 SUFFIXES = (".safetensors", ".onnx", ".pt2")
 Form = Literal["packed", "unpacked", "masks"]
+CONTENT = "content_sha256"
 TOLERANCE = 1e-3  # of an ONNX file's outputs, relative to the largest
 
 
@@ -58,6 +59,8 @@ def apply(
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task, source)
     patterns = layer_patterns(plan.plan)
+    if form == "masks" and not patterns:
+        raise InputError(f"plan {str(path)!r} has no sparse layer to mask; leave --masks out")
     is_packed = bool(patterns) and out.suffix == ".safetensors" and form == "packed"
     params = sum(int(p.count_nonzero()) for p in network.parameters())
     checked: dict[str, Any] = {}
@@ -76,7 +79,8 @@ def apply(
             if form == "masks":
                 ready = with_masks(network, patterns)
             state = {name: t.detach().contiguous() for name, t in ready.state_dict().items()}
-            save_file(state, partial, _about(plan, is_packed))
+            digest = {CONTENT: state_digest(state)} if is_packed else {}
+            save_file(state, partial, {**_about(plan, is_packed), **digest})
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
@@ -109,16 +113,24 @@ def load_packed(file: Path, plan: PlanFile, task: LoadedTask) -> nn.Module:
     prune(network, patterns)  # any zeros: the arrays are replaced
     ready = packed(deployed(network, task.inputs), patterns)
     try:
-        ready.load_state_dict(load_file(file))
+        state = load_file(file)
+        ready.load_state_dict(state)
     except (RuntimeError, SafetensorError) as error:
         raise InputError(f"{str(file)!r} is not the plan's packed network: {error}") from error
+    if state_digest(state) != found.get(CONTENT):
+        raise InputError(
+            f"{str(file)!r} holds other values than were written to it; apply the plan again"
+        )
     return ready.eval()
 
 
 def _about(plan: PlanFile, is_packed: bool) -> dict[str, str]:
     """Return the metadata of a file of weights."""
     about = {"network_digest": plan.network_digest, "task": plan.task}
-    return {**about, "plan_digest": plan.plan.digest, "packed": "yes"} if is_packed else about
+    if not is_packed:
+        return about
+    weights = {} if plan.weights is None else {"plan_weights": plan.weights.sha256}
+    return {**about, "plan_digest": plan.plan.digest, **weights, "packed": "yes"}
 
 
 def _metadata(file: Path) -> dict[str, str]:
@@ -166,7 +178,10 @@ def onnx_difference(network: nn.Module, inputs: tuple[Tensor, ...], file: Path) 
     found = torch.from_numpy(session.run(None, feed)[0])
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= TOLERANCE:
-        raise RuntimeError(f"ONNX Runtime's outputs differ from torch's by {difference:g}")
+        raise RuntimeError(
+            f"the network exported to {str(file)!r} gives outputs in ONNX Runtime that differ from "
+            f"torch's by {difference:g} of the largest; write .pt2 or .safetensors instead"
+        )
     return difference
 
 

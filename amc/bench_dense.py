@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,37 @@ from torch import Tensor, fx, nn
 from amc.applied import export_onnx
 from amc.sparsify import take_relu
 
-ONNX_RUNTIME = "onnx_runtime"
+FUSED, ONNX_RUNTIME = "fused", "onnx_runtime"
+TORCH_FORMS = ("channels_last", "contiguous", FUSED)
 
 
-def dense_forms(network: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> dict[str, Form]:
-    """Return the forms of a ``deployed`` network by name.
+def dense_forms(
+    network: nn.Module, inputs: tuple[Tensor, ...], threads: int
+) -> tuple[dict[str, Form], dict[str, str]]:
+    """Return the forms of a ``deployed`` network by name, and why each other one is not at hand.
 
     ``channels_last`` is the deployed form itself, ``contiguous`` torch's default layout, ``fused``
     has each convolution's weights packed beforehand and its ReLU in it, by private operators of
-    torch, and ``onnx_runtime`` is the exported network. What is not at hand is left out.
+    torch, and ``onnx_runtime`` is the exported network.
     """
+    missing: dict[str, str] = {}
     plain = tuple(t.contiguous() for t in inputs)
     nchw = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     forms = {
         "channels_last": Form(lambda: network(*inputs)),
         "contiguous": Form(lambda: nchw(*plain)),
     }
-    with suppress(AttributeError, RuntimeError):
+    try:
         fused = _fused(network, inputs)
         fused(*inputs)
-        forms["fused"] = Form(lambda: fused(*inputs))
-    with suppress(ImportError):
+        forms[FUSED] = Form(lambda: fused(*inputs))
+    except (AttributeError, RuntimeError) as error:
+        missing[FUSED] = f"this torch cannot fuse it: {str(error).splitlines()[0]}"
+    try:
         forms[ONNX_RUNTIME] = Form(_onnx_runtime(nchw, plain, threads))
-    return forms
+    except ImportError as error:
+        missing[ONNX_RUNTIME] = f"not installed: {error}"
+    return forms, missing
 
 
 class Form(nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from amc.config_sections import (
     LatencyConfig,
@@ -107,6 +107,15 @@ class SearchConfig(Section):
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML reads a bare off as false
+
+    @model_validator(mode="after")
+    def _racing_or_training(self) -> SearchConfig:
+        if self.racing is not None and self.evaluation_steps:
+            raise ValueError(
+                f"evaluation_steps {self.evaluation_steps} and racing exclude each other: plans "
+                "that are fine-tuned first are scored on all images; leave one out"
+            )
+        return self
 
     @field_validator("experiment")
     @classmethod

@@ -45,16 +45,21 @@ def _of_blocks(network: nn.Module, names: Sequence[str], data: Data) -> dict[str
     """
     lost, power = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
-    def record(name: str, given: Tensor, output: Tensor) -> None:
-        lost[name] += _deviation(output - given)
+    given: dict[str, Tensor] = {}
+
+    def record(name: str, output: Tensor) -> None:
+        lost[name] += _deviation(output - given.pop(name))
         power[name] += _deviation(output)
 
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _, given, output, name=name: record(name, given[0], output)
+    hooks = []
+    for name in names:
+        block = network.get_submodule(name)  # it may write over what it is given
+        hooks.append(
+            block.register_forward_pre_hook(
+                lambda _, x, name=name: given.__setitem__(name, x[0].clone())
+            )
         )
-        for name in names
-    ]
+        hooks.append(block.register_forward_hook(lambda _, x, y, name=name: record(name, y)))
     try:
         for batch in data.batches(BATCH) if names else ():
             network(*batch.inputs)

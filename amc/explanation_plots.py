@@ -49,7 +49,7 @@ def error_and_latency(path: Path, sites: Sequence[Mapping[str, Any]], title: str
         loc="outside lower center",
         ncols=2,
         fontsize=9,
-        title="against channels kept",
+        title="against what is kept: channels, thousandths of weights, or the block",
         title_fontsize=9,
     )
     save(figure, path)
@@ -67,7 +67,7 @@ def _panel(left: Axes, right: Axes, site: Mapping[str, Any]) -> None:
         axes.tick_params(labelsize=8)
         axes.tick_params(axis="y", colors=colour)
         axes.spines["top"].set_visible(False)
-    left.set_xlim(0, 1.05 * site["channels"])
+    left.set_xlim(0, 1.05 * max(widths))
     left.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 

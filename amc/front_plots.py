@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amc.bench_latency import geometric_mean
 from amc.curve_plots import COLOURS
 from amc.front import Point, pareto_front
 from amc.plots import GREY, accuracy_axis, legend_below, new_figure, save
@@ -19,9 +20,11 @@ def draw_front(path: Path, result: Mapping[str, Any]) -> None:
     figure, axes = new_figure(f"{title}{result['batch_size']}", height=4.8)
     for colour, space in zip(COLOURS, result["spaces"], strict=False):
         rows = [row for row in result["rows"] if row["space"] == space["space"]]
-        points = [Point(1e3 * row["measured_latency_s"], row["test_accuracy"]) for row in rows]
+        points = [
+            Point(1e3 * geometric_mean(row["processes_s"]), row["test_accuracy"]) for row in rows
+        ]
         best = pareto_front(points, lambda point: point)
-        label = f"{space['space']}: hypervolume {space['hypervolume']:.3f}"
+        label = f"{space['space']}: hypervolume {space['hypervolume']:.3f} (median of seeds)"
         axes.scatter(
             [p.latency for p in points], [p.accuracy for p in points], s=30, color=colour, alpha=0.7
         )

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from amc.apart import apart
-from amc.bench_dense import dense_forms
+from amc.bench_dense import TORCH_FORMS, dense_forms
 from amc.bench_latency import MEASUREMENTS, PROCESSES, error_table, geometric_mean
 from amc.config import NOT_OF_THE_RESULT
 from amc.deploy import deployed
@@ -35,6 +36,7 @@ from amc.run_folder import RunFolder
 from amc.sparsify import layer_patterns, packed
 from amc.timing import Measured, measure_deployed
 
+SAME = "same"  # the fastest of torch's forms: the dense network in the same runtime
 SECONDS_EACH = 1.0  # the longest for one network in one process
 OF_A_POINT = ("space", "sites", "budget", "seeds", "latency")  # in which runs may differ
 LOST = 0.005  # of accuracy, the most that a plan may lose for ``fastest``
@@ -77,24 +79,24 @@ def front(run_dirs: Sequence[Path], settings: Settings, reporter: Reporter) -> d
     """Return the fronts of one network's runs; ``rows`` has the plans, ``spaces`` the fronts.
 
     Every row has test accuracy after fine-tuning, predicted and measured latency, and speed-ups
-    over each form of the dense network: geometric means of ratios within a process. ``predictions``
+    over each form of the dense network: geometric means of ratios within a process. ``same`` is
+    that over the fastest form in this runtime, torch; ``missing`` says why a form is not there.
+    ``predictions``
     are the statistics of ``amc.bench_latency.error_table`` over all rows. Raises ``InputError``
     where a plan was not fine-tuned, or not like the others, and for a machine other than theirs.
     """
     subjects = [subject for path in run_dirs for subject in _subjects(RunFolder.open(path))]
     _check_alike(subjects)
-    table_file = subjects[0].path.parent / "target.json"
-    table = LatencyTable.load(table_file)
-    if not is_here(table):
-        raise InputError(f"{str(table_file)!r} is of another machine or torch; search here first")
+    table = _table_of(subjects)
     paths = [subject.path for subject in subjects]
     sittings = [
         [apart(measured, reporter, paths, settings) for _ in range(settings.processes)]
         for _ in range(settings.measurements)
     ]
-    rows = [_row(s, sittings, str(number)) for number, s in enumerate(subjects)]
+    rows = [_row(subject, sittings, place) for place, subject in enumerate(subjects)]
     together = [process for sitting in sittings for process in sitting]
     first = subjects[0]
+    missing = {form: why for form, why in sittings[0][0].missing.items() if why}
     return {
         "network": first.plan.task,
         "batch_size": first.plan.costs.batch_size,
@@ -105,9 +107,10 @@ def front(run_dirs: Sequence[Path], settings: Settings, reporter: Reporter) -> d
         "lost": settings.lost,
         "worst": settings.worst,
         "dense": {
-            form: geometric_mean([process[form].measured_latency_s for process in together])
-            for form in _forms(together)
+            form: geometric_mean([process.dense[form].measured_latency_s for process in together])
+            for form in together[0].dense
         },
+        "missing": missing,
         "spaces": spaces_of(rows, settings),
         "predictions": error_table(rows)[0],
         "rows": rows,
@@ -117,6 +120,7 @@ def front(run_dirs: Sequence[Path], settings: Settings, reporter: Reporter) -> d
 def _subjects(run: RunFolder) -> list[Subject]:
     """Return the fine-tuned plans of a run; ``InputError`` where one has not been fine-tuned."""
     subjects = []
+    begun = any(run.path.glob("*/plan-finetuned"))
     for row in run.read_summary():
         if not row["plan"]:
             continue
@@ -124,7 +128,7 @@ def _subjects(run: RunFolder) -> list[Subject]:
         if not (folder / REPORT).is_file():
             raise InputError(
                 f"the plans of {str(run.path)!r} have not all been fine-tuned; do so with: "
-                f"amc finetune {run.path}"
+                f"amc finetune {run.path}{' --resume' if begun else ''}"
             )
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         by_weights = {one["weights"]: one for one in report["accuracies"]}
@@ -165,16 +169,50 @@ def _check_alike(subjects: Sequence[Subject]) -> None:
 
     first, *others = ((s.path, facts(s)) for s in subjects)
     for path, its in others:
-        for key, value in first[1].items():
-            if its[key] != value:
+        for key in {**first[1], **its}:
+            mine, value = its.get(key), first[1].get(key)
+            if mine != value:
                 raise InputError(
-                    f"{str(path)!r} cannot stand beside {str(first[0])!r}: {key} is {its[key]!r} "
+                    f"{str(path)!r} cannot stand beside {str(first[0])!r}: {key} is {mine!r} "
                     f"and {value!r}; leave one out"
                 )
 
 
-def measured(reporter: Reporter, paths: Sequence[Path], settings: Settings) -> dict[str, Measured]:
-    """Return how long each plan's network takes, by its number, and each dense form, by name."""
+def _table_of(subjects: Sequence[Subject]) -> LatencyTable:
+    """Return the first plan's latency table; ``InputError`` unless all are of this machine's clock.
+
+    Searches after each other may have added kernels to it.
+    """
+    files = [subject.path.parent / "target.json" for subject in subjects]
+    tables = [LatencyTable.load(file) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        if not is_here(table):
+            raise InputError(f"{str(file)!r} is of another machine or torch; search here first")
+        if table.reference_s != tables[0].reference_s:
+            raise InputError(
+                f"{str(file)!r} and {str(files[0])!r} are tables measured at different times, so "
+                "that predictions from both cannot be compared; leave one out"
+            )
+    return tables[0]
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What one process has timed: each plan by its place, each dense form by its name."""
+
+    plans: Sequence[Measured]
+    dense: Mapping[str, Measured]
+    missing: Mapping[str, str]
+
+    def ratios(self, place: int) -> dict[str, float]:
+        """Return how many times as fast as each dense form one plan is, ``SAME`` included."""
+        own = self.plans[place].measured_raw_s
+        found = {form: its.measured_raw_s / own for form, its in self.dense.items()}
+        return {SAME: min(found[form] for form in TORCH_FORMS if form in found), **found}
+
+
+def measured(reporter: Reporter, paths: Sequence[Path], settings: Settings) -> Sitting:
+    """Return how long each plan's network and each dense form take, in this process."""
     torch.set_num_threads(1)
     plans = [read_plan(path) for path in paths]
     task = load_planned_task(plans[0], settings.task, settings.data_folder)
@@ -182,7 +220,8 @@ def measured(reporter: Reporter, paths: Sequence[Path], settings: Settings) -> d
     size = plans[0].costs.batch_size
     inputs = task.batch(size)
     dense = deployed(task.network, inputs)
-    networks: dict[str, Any] = dict(dense_forms(dense, inputs, table.threads))
+    forms, missing = dense_forms(dense, inputs, table.threads)
+    networks: dict[str, nn.Module] = {**forms}
     with reporter.task("building plans", len(plans)) as bar:
         for number, (plan, path) in enumerate(zip(plans, paths, strict=True)):
             ready = deployed(build(plan, path.parent, task), inputs)
@@ -191,27 +230,18 @@ def measured(reporter: Reporter, paths: Sequence[Path], settings: Settings) -> d
     yardstick = (network_key(task.network_digest, size), dense)
     each, patience_s = settings.seconds_each, settings.patience_s
     with reporter.task(f"measuring {len(networks)} networks", None):
-        return measure_deployed(networks, inputs, table, yardstick, each, patience_s)
+        found = measure_deployed(networks, inputs, table, yardstick, each, patience_s)
+    own = [found[str(number)] for number in range(len(plans))]
+    return Sitting(own, {form: found[form] for form in forms}, missing)
 
 
-Sittings = Sequence[Sequence[Mapping[str, Measured]]]
-
-
-def _forms(processes: Sequence[Mapping[str, Measured]]) -> list[str]:
-    return [name for name in processes[0] if not name.isdigit()]
-
-
-def _row(subject: Subject, sittings: Sittings, number: str) -> dict[str, Any]:
-    """Return what is known of one plan, ``number`` among the networks that were timed."""
+def _row(subject: Subject, sittings: Sequence[Sequence[Sitting]], place: int) -> dict[str, Any]:
+    """Return what is known of one plan, at its ``place`` among those that were timed."""
     together = [process for sitting in sittings for process in sitting]
-    own = [process[number] for process in together]
-    means = [
-        geometric_mean([p[number].measured_latency_s for p in sitting]) for sitting in sittings
-    ]
-    ratios = {
-        form: [p[form].measured_raw_s / p[number].measured_raw_s for p in together]
-        for form in _forms(together)
-    }
+    own = [process.plans[place] for process in together]
+    means = [geometric_mean([p.plans[place].measured_latency_s for p in its]) for its in sittings]
+    by_process = [process.ratios(place) for process in together]
+    ratios = {form: [its[form] for its in by_process] for form in by_process[0]}
     predicted = subject.plan.costs.predicted
     return {
         "network": subject.plan.task,
@@ -238,9 +268,10 @@ def _row(subject: Subject, sittings: Sittings, number: str) -> dict[str, Any]:
 def spaces_of(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[dict[str, Any]]:
     """Return a row a space: its hypervolume, seed by seed, and its fastest plan of little loss.
 
-    The hypervolume's worst point is the dense network as deployed, less ``settings.worst`` of
-    accuracy; 1 would be the dense network's accuracy in no time. ``fastest`` is each seed's plan
-    that loses at most ``settings.lost``, as its speed-ups over each form (``None`` without one).
+    The hypervolume's worst point is the dense network in its fastest form of this runtime, less
+    ``settings.worst`` of accuracy; 1 would be the dense network's accuracy in no time. ``fastest``
+    is each seed's plan that loses at most ``settings.lost``, as its speed-ups over each form
+    (``None`` without one).
     """
     found = []
     for space in dict.fromkeys(row["space"] for row in rows):
@@ -263,11 +294,11 @@ def spaces_of(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[dic
 
 def _volume(rows: Sequence[Mapping[str, Any]], worst: float) -> float:
     """Return the hypervolume in units of the dense network: its latency, and ``worst``."""
-    points = [Point(1 / row["speedup"]["channels_last"], -row["lost"]) for row in rows]
+    points = [Point(1 / row["speedup"][SAME], -row["lost"]) for row in rows]
     return hypervolume(points, Point(1.0, -worst), 0.0)
 
 
 def _fastest(rows: Sequence[Mapping[str, Any]], lost: float) -> dict[str, float] | None:
     """Return the speed-ups of the fastest plan that loses at most ``lost``."""
     good = [row["speedup"] for row in rows if row["lost"] <= lost + 1e-9]
-    return max(good, key=lambda speedup: float(speedup["channels_last"]), default=None)
+    return max(good, key=lambda speedup: float(speedup[SAME]), default=None)

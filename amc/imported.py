@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from amc.config import SearchConfig
 from amc.cost import Budget, cost_of
+from amc.data import Data
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.files import check_writable, write_bytes, write_text
+from amc.forward import ForwardPasses
 from amc.masks import load_masked, read_masked, width_and_pattern
 from amc.plan_record import Dense, Result, plan_record
 from amc.pricing import cost_model
@@ -45,11 +48,13 @@ def import_masks(
 
     ``state`` is the network's ``state_dict`` with the masks of ``torch.nn.utils.prune``. Layers
     without masks stay dense; ``make_space`` returns the space whose layers have the one rung that
-    they stand on. Its accuracy is taken as it is, without any recovery; its latency is
-    priced with ``config``'s table, and measured by ``amc evaluate``. Raises ``InputError`` for a
+    they stand on. Its accuracy is taken as it is, without any recovery; its costs are
+    priced with ``config``'s table, densities to a thousandth, and its latency is measured by
+    ``amc evaluate``. Raises ``InputError`` for a
     state that is not of the task's network.
     """
-    weights_file = out.with_name(f"{out.stem}.weights.safetensors")
+    stem = re.sub("[^A-Za-z0-9_-]", "_", out.stem)
+    weights_file = out.with_name(f"{stem}.weights.safetensors")
     check_writable(out, "--out")
     check_writable(weights_file, "--out's weights")
     network = copy.deepcopy(task.network).eval()
@@ -70,14 +75,25 @@ def import_masks(
     plan = session.plan(widths)
     cost = cost_of(model, [site.width_of(plan.choices[site.name]) for site in space.sites])
     weights = state_arrays(network)
-    searched = score(network, task.search, task.score)
-    tested = None if task.test is None else score(network, task.test, task.score)
+    forward = ForwardPasses(
+        task.network,
+        space.groups,
+        task.search[:2].inputs,
+        fast=config.fast_scoring,
+        fold=config.fold_batch_norm,
+    )
+
+    def score_of(its: nn.Module, data: Data) -> float:
+        return score(forward.of(its), data, task.score)
+
+    searched = score_of(network, task.search)
+    tested = None if task.test is None else score_of(network, task.test)
     final = Final(searched, searched, tested, None, None, None)
     evaluation = Evaluation(AGENT, Request(plan), final.searched, cost, final.searched)
     found = Found(Search(AGENT, 0, out.parent), [evaluation], evaluation, None, 0.0)
     whole = Dense(
-        score(task.network, task.search, task.score),
-        None if task.test is None else score(task.network, task.test, task.score),
+        score_of(task.network, task.search),
+        None if task.test is None else score_of(task.network, task.test),
         dense,
         None,
     )
@@ -107,11 +123,14 @@ def _rungs(network: nn.Module, layers: Sequence[str]) -> dict[str, dict[int, str
     for name in layers:
         weight = network.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        its = width_and_pattern(weight.detach())
-        if its is None:
+        if not weight.count_nonzero():
             raise InputError(
-                f"the mask of {name!r} keeps {int(weight.count_nonzero())} of {weight.numel()} "
-                "weights; a layer that is dense needs no mask, and an empty one is no layer"
+                f"the mask of {name!r} keeps none of its {weight.numel()} weights; a plan cannot "
+                "leave a layer empty"
             )
-        found[name] = dict([its])
+        its = width_and_pattern(weight.detach())
+        if its is not None:  # a mask may keep all weights of a layer
+            found[name] = dict([its])
+    if not found:
+        raise InputError("the state's masks keep every weight; there is nothing to plan")
     return found

@@ -88,7 +88,9 @@ def load_masked(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
                 f"{tuple(original.shape)}; save the state again"
             )
         plain[f"{name}.weight"] = original * mask
-    for name in plain:
+    for name, tensor in plain.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"the state's {name!r} is not finite; save the network before that")
         if name.endswith(("_mask", "_orig")):
             raise InputError(f"the state masks {name!r}; only masks of weights can be taken over")
     try:

@@ -23,8 +23,18 @@ def state_sha256(state: State) -> str:
     return state_digest(state_tensors(state))
 
 
+REMEMBERED_BYTES = 2**30
+
+
+def _bytes(state: State) -> int:
+    return sum(array.nbytes for array in state.values())
+
+
 class Weights:
-    """Finds the weights that an evaluation left. ``rerun`` makes them again where they are lost."""
+    """Finds the weights that an evaluation left. ``rerun`` makes them again where they are lost.
+
+    The latest ``REMEMBERED_BYTES`` of them stay in memory.
+    """
 
     def __init__(self, folder: Path, rerun: Callable[[Request], Outcome]) -> None:
         self._folder, self._rerun = folder, rerun
@@ -34,8 +44,11 @@ class Weights:
     def note(self, evaluation: Evaluation, state: State | None = None) -> None:
         """Remember an evaluation, and its weights where they are at hand."""
         self._known[evaluation.key] = evaluation
-        if state is not None:
-            self._states[evaluation.key] = state
+        if state is None:
+            return
+        self._states[evaluation.key] = state
+        while len(self._states) > 1 and sum(map(_bytes, self._states.values())) > REMEMBERED_BYTES:
+            del self._states[next(iter(self._states))]  # the oldest
 
     def start(self, key: str) -> Start:
         """Return plan and weights of the evaluation ``key``, on disk from now on."""

@@ -10,11 +10,12 @@ action ``a_t``, and actions limited by the budget (algorithm 1). Deviations, eac
 - By default an action in [0, 1] spans the site's own legal widths and decides *output* channels;
   the published meaning is ``action: input`` of ``envs.state.Convention``.
 - Where the objective needs no wall (``SearchTask.wall``), every width within the bounds is open.
-- Where sites decide on a layer's channels and on its weights, one step takes both, in this order,
-  with an action of two numbers (``Course.kinds`` names them). Each of them spans the legal widths
-  of its own site, ascending, as the one action does elsewhere: of a layer's weights, from the
-  sparsest rung of its ladder (0) to dense (1). A number that no site of the step asks for counts
-  as 1.
+- Where sites decide on a layer's channels, on its weights, and on whole blocks, an action has a
+  number a kind of decision (``Course.kinds`` names them, in this order). One step takes a layer's
+  channels and weights; a block has a step of its own, before the layers in it. Each number spans
+  the legal widths of its own site, ascending, as the one action does elsewhere: of a layer's
+  weights, from the sparsest rung of its ladder (0) to dense (1); of a block, below the middle it
+  goes. A number that no site of the step asks for counts as 1.
 """
 
 from __future__ import annotations

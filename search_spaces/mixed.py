@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,11 +32,11 @@ class MixedSpace:
     """The sites of a depth, a channel and a pattern space, layer by layer in order of execution.
 
     A block is decided before the layers in it, and a layer's channels before its weights. What is
-    decided of layers whose block goes does not count: a plan has them whole, or as the plan that
-    it comes from. Layers that the pattern space leaves alone may still be narrowed, and the other
-    way round; ``excluded`` names those that both leave alone. ``blocks`` is ``None`` where the
-    network has no block that can go, or none shall: what it takes and returns must be the same
-    channels, as beside a shortcut, or else they could not be narrowed apart.
+    decided of layers whose block goes does not count: a plan has them whole, or with the channels
+    of the plan that it comes from. Layers that the pattern space leaves alone may still be
+    narrowed, and the other way round; ``excluded`` names those that both leave alone. ``blocks`` is
+    ``None`` where the network has no block that can go, or none shall: what it takes and returns
+    must be the same channels, as beside a shortcut, or else they could not be narrowed apart.
     """
 
     channels: ChannelSpace
@@ -75,10 +74,13 @@ class MixedSpace:
         channels = ChannelSpace.of(network, example_inputs, *options)
         layers = PatternSpace.on(network, example_inputs, rungs, exclude)
         blocks = None
-        with suppress(InputError):  # there is no such block
-            blocks = DepthSpace.of(network, example_inputs, exclude) if BLOCK in named else None
-        if blocks is not None:
-            blocks = blocks.without(_of_changing_shape(network, example_inputs, channels, blocks))
+        if BLOCK in named:
+            blocks = _blocks(network, example_inputs, channels, exclude)
+            if blocks is None and patterns:
+                raise InputError(
+                    f"sites.patterns names {BLOCK!r}, but no block of the network takes and "
+                    "returns the same channels, as beside a shortcut; leave it out"
+                )
         position = {name: i for i, name in enumerate(layer_shapes(network, example_inputs))}
 
         def place(site: Site) -> tuple[int, int]:
@@ -100,9 +102,10 @@ class MixedSpace:
 
     @cached_property
     def excluded(self) -> Mapping[str, str]:
-        """Why each layer is left alone that has no site at all."""
+        """Why each layer is left alone that has no site at all, and each block that cannot go."""
         sparse, narrow = self.patterns.excluded, self.channels.excluded
-        return {name: f"{narrow[name]}; {why}" for name, why in sparse.items() if name in narrow}
+        both = {name: f"{narrow[name]}; {why}" for name, why in sparse.items() if name in narrow}
+        return {**both, **(self.blocks.excluded if self.blocks else {})}
 
     def plan(
         self,
@@ -117,7 +120,8 @@ class MixedSpace:
         for site in self.sites:
             if site.name in gone:
                 site.require(named[site.name])
-                choice = before.get(site.name)
+                # Channels that the plan before had removed cannot come back, not even here.
+                choice = before.get(site.name) if site.decides == "channels" else None
                 named[site.name] = site.full if choice is None else site.width_of(choice)
 
         def own(space: ChannelSpace | PatternSpace | DepthSpace) -> Plan:
@@ -139,6 +143,17 @@ class MixedSpace:
             if site.decides != "block"
             and all(any(is_within(layer, name) for name in removed) for layer in site.layers)
         }
+
+
+def _blocks(
+    network: nn.Module, inputs: tuple[Tensor, ...], channels: ChannelSpace, exclude: Sequence[str]
+) -> DepthSpace | None:
+    """Return the space of blocks that can go at any widths, ``None`` where there is none."""
+    try:
+        blocks = DepthSpace.of(network, inputs, exclude)
+    except InputError:  # names are checked before: the network has no block
+        return None
+    return blocks.without(_of_changing_shape(network, inputs, channels, blocks))
 
 
 def _of_changing_shape(

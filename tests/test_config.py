@@ -37,6 +37,7 @@ GOOD: dict[str, Any] = {"task": "digits", "budget": {"macs": 0.5}, "agents": {"u
         ({"short_term": {"steps": 5}}, "short_term.steps is not a known key"),
         ({"short_term": {"learning_rate": 0}}, "short_term.learning_rate 0"),
         ({"data": "some"}, "data 'some'"),
+        ({"evaluation_steps": 5, "racing": True}, "evaluation_steps 5 and racing exclude each"),
         ({"device": "cuda"}, "'cuda' is not built yet"),
     ],
 )

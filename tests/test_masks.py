@@ -114,10 +114,34 @@ def test_states_that_cannot_be_taken_over_are_refused(
         ({"fc.weight_mask": torch.ones(1)}, r"fc.weight_mask has shape \(1,\)"),
         ({"fc.bias": torch.ones(3)}, "the state is not of this network"),
         ({"fc.bias_mask": torch.ones(3)}, "only masks of weights"),
+        ({"fc.bias": torch.full((10,), torch.nan)}, "'fc.bias' is not finite"),
     ):
         changed: dict[str, Any] = {n: t for n, t in {**state, **change}.items() if t is not None}
         with pytest.raises(InputError, match=message):
             load_masked(copy.deepcopy(task.network), changed)
+
+
+def test_masks_of_a_whole_network_may_keep_all_of_a_layer(task: LoadedTask, tmp_path: Path) -> None:
+    # torch.nn.utils.prune takes weights in the default layout alone.
+    network = copy.deepcopy(task.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    layers = [(network.get_submodule(name), "weight") for name in LAYERS]
+    torch_prune.global_unstructured(layers, torch_prune.L1Unstructured, amount=0.3003)
+    full = network.get_submodule("fc")
+    full.weight_mask.fill_(1)
+    torch.save(network.state_dict(), tmp_path / "masked.pt")
+    config = config_with_table(task, tmp_path)
+    out = tmp_path / "a plan, named oddly.json"
+    facts = app.import_masks(tmp_path / "masked.pt", config, out)
+    assert (facts["masked_layers"], facts["sparse_layers"]) == (3, 2)
+    assert Path(facts["weights"]).name == "a_plan__named_oddly.weights.safetensors"
+    stored = sum(
+        int(p.count_nonzero()) for p in planned.build(read_plan(out), tmp_path, task).parameters()
+    )
+    assert facts["params"] == pytest.approx(stored, rel=1e-3), "densities go by the thousandth"
+    full.weight_mask.fill_(0)
+    torch.save(network.state_dict(), tmp_path / "masked.pt")
+    with pytest.raises(InputError, match="'fc' keeps none of its"):
+        app.import_masks(tmp_path / "masked.pt", config, out)
 
 
 @pytest.mark.parametrize("pattern", ZEROS)

@@ -11,6 +11,7 @@ from torch import nn
 
 from amc.compress import realised, removed_blocks
 from amc.deploy import deployed
+from amc.error_curves import curves_of
 from amc.kernels.modules import sparse_module
 from amc.kernels.patterns import KERNEL_OF, STORED_AS, ZEROS, keep_largest
 from amc.kernels.sizes import packed_bytes, stored_weights
@@ -21,6 +22,8 @@ from amc.pricing import structure_of
 from amc.pruning import Pruner
 from amc.sparsify import LayerPattern, layer_patterns, packed, prune
 from amc.task import LoadedTask, load_task
+from amc.training import Schedule
+from amc.worker import Job, Start, Work, Worker, state_tensors
 from search_spaces.mixed import MixedSpace
 from tests.test_network_cost import invented
 
@@ -101,14 +104,68 @@ def test_what_is_decided_of_layers_that_are_gone_does_not_count() -> None:
     assert space.plan(narrow) == space.plan(whole)
     costs = [model.costs(np.array([widths])) for widths in (narrow, whole)]
     assert all(costs[0][key][0] == costs[1][key][0] for key in costs[0])
-    # What comes from a plan that had narrowed them has them as narrow as that.
+    # What comes from a plan that had narrowed them has them as narrow as that, but not sparse.
     before = [
         space.sites[i].widths[0] if i in inside else s.full for i, s in enumerate(space.sites)
     ]
     parent = space.plan(before)
     child = space.plan(whole, dict(task.network.state_dict()), parent)
-    for i in inside:
-        assert child.choices[space.sites[i].name] == parent.choices[space.sites[i].name]
+    for site in (space.sites[i] for i in inside):
+        mine = child.choices[site.name]
+        if site.decides == "channels":
+            assert mine == parent.choices[site.name]
+        else:
+            assert mine.pattern == "dense" != parent.choices[site.name].pattern
+
+
+def test_a_plan_may_drop_a_block_that_the_plan_before_had_made_sparse() -> None:
+    task, space, _, _ = mixed()
+    job = Job(
+        task.network,
+        space.groups,
+        task.train[:60],
+        task.train,
+        task.search[:60],
+        task.score,
+        "none",
+        Schedule(steps=2),
+    )
+    worker = Worker(job)
+    before = [site.widths[0] if site.decides != "block" else 1 for site in space.sites]
+    parent = space.plan(before)
+    assert parent.choices["layer1.0.conv1.weight"].pattern != "dense"
+    outcome = worker.run(Work(parent, None, 2, 0))
+    assert outcome.state is not None
+    without = [
+        0 if site.name == "layer1.0" else w for site, w in zip(space.sites, before, strict=True)
+    ]
+    weights = state_tensors(outcome.state)
+    child = space.plan(without, weights, parent)
+    assert removed_blocks(child) == ["layer1.0"]
+    assert np.isfinite(worker.run(Work(child, Start(parent, outcome.state), 2, 0)).score)
+    # And once more, from weights that no longer have the block.
+    state = worker.run(Work(child, Start(parent, outcome.state), 2, 0)).state
+    assert state is not None
+    assert not any(name.startswith("layer1.0.") for name in state)
+    again = space.plan(without, state_tensors(state), child)
+    assert np.isfinite(worker.run(Work(again, Start(child, state), 2, 0)).score)
+
+
+def test_a_blocks_error_is_what_passing_its_input_on_changes() -> None:
+    task, space, _, _ = mixed()
+    curves, _ = curves_of(task.network, space, task.train[:40], "magnitude_l1")
+    name = next(site.name for site in space.sites if site.decides == "block")
+    seen: dict[str, torch.Tensor] = {}
+    block = task.network.get_submodule(name)
+    hook = block.register_forward_hook(lambda _, x, y: seen.update(given=x[0], output=y))
+    with torch.inference_mode():
+        task.network(*task.train[:40].inputs)
+    hook.remove()
+    parts = {"lost": seen["output"] - seen["given"], "power": seen["output"]}
+    variances = {k: float(t.var(dim=(0, 2, 3), correction=0).sum()) for k, t in parts.items()}
+    error = curves.sites[name].relative_error
+    assert error[1] == 0
+    assert error[0] == pytest.approx(min(1.0, variances["lost"] / variances["power"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(6))

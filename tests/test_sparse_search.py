@@ -275,6 +275,29 @@ def test_unknown_patterns_are_refused_everywhere() -> None:
         LayerPattern("3:4")
 
 
+def test_blocks_are_part_of_mixed_where_they_can_go() -> None:
+    task, network = digits(), load_task("mobilenet")
+    with_blocks = MixedSpace.of(task.network, task.inputs)
+    assert any(site.decides == "block" for site in with_blocks.sites)
+    without = MixedSpace.of(task.network, task.inputs, patterns=["2:4", "csr"])
+    assert not any(site.decides == "block" for site in without.sites)
+    assert MixedSpace.of(network.network, network.inputs).blocks is None, "no shortcut, no block"
+    with pytest.raises(InputError, match="'block', but no block of the network takes and returns"):
+        MixedSpace.of(network.network, network.inputs, patterns=["csr", "block"])
+    with pytest.raises(InputError, match="names 'block' alone"):
+        MixedSpace.of(task.network, task.inputs, patterns=["block"])
+
+
+def test_a_plan_that_is_dense_has_no_masks_to_write(run: Any, tmp_path: Path) -> None:
+    (row,) = run("nm", budget={"macs": 1.0})
+    with pytest.raises(InputError, match="has no sparse layer to mask; leave --masks out"):
+        app.apply(Path(row["plan"]), tmp_path / "masks.safetensors", masks=True)
+    with pytest.raises(InputError, match="--masks and --unpacked exclude each other"):
+        app.apply(Path(row["plan"]), tmp_path / "m.safetensors", masks=True, unpacked=True)
+    with pytest.raises(InputError, match="--masks are written to .safetensors"):
+        app.apply(Path(row["plan"]), tmp_path / "m.onnx", masks=True)
+
+
 @pytest.fixture
 def sparse_plan(run: Any) -> Path:
     """Return a plan with layers in several patterns, their kernels as the table has them."""
@@ -350,6 +373,15 @@ def test_packed_files_that_are_foreign_or_corrupt_are_refused(
         save_file(changed, out, about)
         with pytest.raises(InputError, match=message):
             app.load_packed(out, sparse_plan)
+    weights = next(name for name in state if name.endswith(".values"))
+    save_file({**state, weights: 3 * state[weights]}, out, about)
+    with pytest.raises(InputError, match="holds other values than were written"):
+        app.load_packed(out, sparse_plan)
+    tuned = app.finetune(sparse_plan, tmp_path / "tuned", {"steps": 2})
+    save_file(state, out, about)
+    with pytest.raises(InputError, match="has plan_weights"):
+        app.load_packed(out, Path(tuned["plan"]))
+    app.load_packed(out, sparse_plan)
     out.write_bytes(out.read_bytes()[:-100])
     with pytest.raises(InputError, match="is not readable safetensors"):
         app.load_packed(out, sparse_plan)

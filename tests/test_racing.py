@@ -239,7 +239,7 @@ def test_without_racing_and_smooth_scores_digests_are_as_they_were() -> None:
     config = parse_config({**SMALL, "racing": False, "score": "task"})
     before = config.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
     assert [before.pop(key) for key in ("racing", "score")] == [None, "task"]
-    for key in ("objective", "short_term"):
+    for key in ("evaluation_steps", "objective", "short_term"):
         del before[key]
     for key in ("weight_criterion", "patterns", "sparsities"):
         del before["sites"][key]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,7 +148,7 @@ def _metadata(file: Path) -> dict[str, str]:
 def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> None:
     """Write ``network`` as one ONNX file whose batch size is free."""
     examples, shapes = _of_any_batch(inputs)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_exporter():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(
             network.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
@@ -157,6 +159,18 @@ def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> No
         )
         assert program is not None
         program.save(str(out), external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter from logging which of its own parts are not installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @torch.inference_mode()

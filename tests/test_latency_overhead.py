@@ -57,6 +57,18 @@ def test_networks_that_agree_decide_what_calls_cost() -> None:
         assert fitted[kind] == pytest.approx(cost, abs=0.5e-6), kind
 
 
+def test_no_layer_is_faster_for_what_ran_before_it() -> None:
+    networks = []
+    for switches in (0, 5, 10):  # networks that seem to gain 40 us by each
+        calls = Counter({"layer": 20, "sparse": 10, DENSE_AFTER_SPARSE: switches})
+        networks.append(Whole(3e-3 - 40e-6 * switches, 3e-3, calls))
+    fitted = fitted_overhead({"layer": 3e-6, "sparse": 5e-6}, networks)
+    assert fitted[DENSE_AFTER_SPARSE] == 0
+    assert fitted["sparse"] < 5e-6, "what is left is the other kinds'"
+    once_negative = {**fitted, DENSE_AFTER_SPARSE: -40e-6}
+    assert fitted_overhead(once_negative, networks)[DENSE_AFTER_SPARSE] == 0
+
+
 def test_without_networks_the_chains_decide() -> None:
     chains = {"layer": 3e-6, "function": -1e-6}
     assert fitted_overhead(chains, []) == pytest.approx(chains)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import lsq_linear
 from torch import Tensor, nn
 
 from amc.deploy import deployed
@@ -89,15 +90,23 @@ def fitted_overhead(chains: Mapping[str, float], networks: Sequence[Whole]) -> d
 
     Bayesian linear regression: ``chains`` are the prior's means, ``DOUBT_S`` and ``SWITCH_DOUBT_S``
     its deviations, and every network is uncertain by ``NOISE`` of its time. Kinds that no network
-    has keep their mean.
+    has keep their mean. A dense layer after a sparse one never gains by it: below 0, that would
+    only be the kernels' own errors, and a search would take layers in turns to collect it.
     """
     kinds = sorted({*chains, *(kind for its in networks for kind in its.calls)})
     mean = np.array([chains.get(kind, 0.0) for kind in kinds])
-    doubt = [SWITCH_DOUBT_S if kind == DENSE_AFTER_SPARSE else DOUBT_S for kind in kinds]
+    doubt = np.array([SWITCH_DOUBT_S if kind == DENSE_AFTER_SPARSE else DOUBT_S for kind in kinds])
     weight = np.array([1 / (NOISE * its.measured_s) for its in networks])
     calls = np.array([[its.calls.get(kind, 0) for kind in kinds] for its in networks])
     calls = calls.reshape(len(networks), len(kinds)) * weight[:, None]
     left = np.array([its.measured_s - its.kernels_s for its in networks]) * weight
-    precision = calls.T @ calls + np.diag(1 / np.square(doubt))
-    shift = np.linalg.solve(precision, calls.T @ (left - calls @ mean))
-    return dict(zip(kinds, (mean + shift).tolist(), strict=True))
+    lowest = [0.0 if kind == DENSE_AFTER_SPARSE else -np.inf for kind in kinds]
+    # In units of the prior's deviations, so that all columns are of one size.
+    rows = np.concatenate([calls * doubt, np.eye(len(kinds))])
+    found = lsq_linear(
+        rows,
+        np.concatenate([left, mean / doubt]),
+        bounds=(np.array(lowest) / doubt, np.inf),
+        method="bvls",
+    )
+    return dict(zip(kinds, (found.x * doubt).tolist(), strict=True))

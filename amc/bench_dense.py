@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from amc.applied import export_onnx
+from amc.bench_rivals import onnx_session
 from amc.sparsify import take_relu
 
 FUSED, ONNX_RUNTIME = "fused", "onnx_runtime"
@@ -114,18 +115,9 @@ def _onnx_runtime(
     network: nn.Module, inputs: tuple[Tensor, ...], threads: int
 ) -> Callable[[], Any]:
     """Return the call of ``network`` in ONNX Runtime; ``ImportError`` where it is not installed."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
-    # Waiting threads would slow down what is timed next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dense.onnx"
         export_onnx(network, inputs, file)
-        session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnx_session(str(file), threads)
     feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
     return lambda: session.run(None, feed)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -190,15 +191,27 @@ def _scipy_sparse(weight: Tensor, columns: Callable[[], Tensor]) -> dict[str, Ca
     return {"scipy": lambda: matrix @ columns().numpy()}
 
 
+def onnx_session(model: bytes | str, threads: int) -> Any:
+    """Return ONNX Runtime's session of a model, or of its file, on the CPU.
+
+    Between calls its threads do not spin, which would slow down what is timed next. Raises
+    ``ImportError`` where it is not installed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def onnx_runtime(weight: Tensor, x: Tensor) -> dict[str, Call]:
     """Return ONNX Runtime's dense product, its weight a constant; nothing if not installed.
 
-    It takes as many threads as torch; between calls they do not spin, which would slow down what is
-    timed next.
+    It takes as many threads as torch.
     """
-    try:
-        import onnxruntime
-    except ImportError:
+    if find_spec("onnxruntime") is None:
         return {}
     from onnx import TensorProto, helper, numpy_helper
 
@@ -211,12 +224,6 @@ def onnx_runtime(weight: Tensor, x: Tensor) -> dict[str, Call]:
         [numpy_helper.from_array(weight.t().contiguous().numpy(), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnx_session(model.SerializeToString(), torch.get_num_threads())
     feed = {"x": x.t().contiguous().numpy()}
     return {"onnx_runtime": lambda: session.run(None, feed)}

@@ -63,7 +63,7 @@ class FinetuneJob:
     @cached_property
     def score(self) -> Scorer:
         """What scores networks just as ``amc evaluate`` will score the one that comes out."""
-        return scorer(self.plan, self.task, self.groups)
+        return scorer(self.plan.evaluation, self.task, self.groups)
 
     @property
     def calibration(self) -> Data:

@@ -8,7 +8,7 @@ from typing import Any
 
 from amc.bench_latency import geometric_mean
 from amc.curve_plots import COLOURS
-from amc.front import Point, pareto_front
+from amc.pareto import Point, pareto_front
 from amc.plots import GREY, accuracy_axis, legend_below, new_figure, save
 
 FORMS = {"channels_last": "D", "contiguous": "s", "fused": "P", "onnx_runtime": "X"}

@@ -25,9 +25,9 @@ from amc.deploy import deployed
 from amc.errors import InputError
 from amc.finetune_batch import folder_beside
 from amc.finetune_run import REPORT
-from amc.front import Point, hypervolume
 from amc.latency import LatencyTable
 from amc.latency.table import network_key
+from amc.pareto import Point, hypervolume
 from amc.plan_file import PlanFile, read_plan
 from amc.planned import build, load_planned_task
 from amc.pricing import PATIENCE_S, is_here
@@ -81,9 +81,9 @@ def front(run_dirs: Sequence[Path], settings: Settings, reporter: Reporter) -> d
     Every row has test accuracy after fine-tuning, predicted and measured latency, and speed-ups
     over each form of the dense network: geometric means of ratios within a process. ``same`` is
     that over the fastest form in this runtime, torch; ``missing`` says why a form is not there.
-    ``predictions``
-    are the statistics of ``amc.bench_latency.error_table`` over all rows. Raises ``InputError``
-    where a plan was not fine-tuned, or not like the others, and for a machine other than theirs.
+    ``predictions`` are the statistics of ``amc.bench_latency.error_table`` over all rows. Raises
+    ``InputError`` where a plan was not fine-tuned, or not like the others, and for a machine other
+    than theirs.
     """
     subjects = [subject for path in run_dirs for subject in _subjects(RunFolder.open(path))]
     _check_alike(subjects)
@@ -96,7 +96,6 @@ def front(run_dirs: Sequence[Path], settings: Settings, reporter: Reporter) -> d
     rows = [_row(subject, sittings, place) for place, subject in enumerate(subjects)]
     together = [process for sitting in sittings for process in sitting]
     first = subjects[0]
-    missing = {form: why for form, why in sittings[0][0].missing.items() if why}
     return {
         "network": first.plan.task,
         "batch_size": first.plan.costs.batch_size,
@@ -110,7 +109,7 @@ def front(run_dirs: Sequence[Path], settings: Settings, reporter: Reporter) -> d
             form: geometric_mean([process.dense[form].measured_latency_s for process in together])
             for form in together[0].dense
         },
-        "missing": missing,
+        "missing": dict(together[0].missing),
         "spaces": spaces_of(rows, settings),
         "predictions": error_table(rows)[0],
         "rows": rows,

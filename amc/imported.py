@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 
 from amc.config import SearchConfig
 from amc.cost import Budget, cost_of
-from amc.data import Data
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.files import check_writable, write_bytes, write_text
-from amc.forward import ForwardPasses
 from amc.masks import load_masked, read_masked, width_and_pattern
+from amc.plan_file import weights_beside
 from amc.plan_record import Dense, Result, plan_record
+from amc.plan_scores import scorer
 from amc.pricing import cost_model
 from amc.reporting import Reporter
 from amc.run_folder import Search
@@ -28,7 +27,7 @@ from amc.session import Session
 from amc.space import SearchSpace
 from amc.task import LoadedTask
 from amc.weights import state_sha256
-from amc.worker import Final, score, state_arrays
+from amc.worker import Final, state_arrays
 
 AGENT = "imported"
 BUDGET = "params"  # all of them: what is imported is not for a budget
@@ -48,13 +47,11 @@ def import_masks(
 
     ``state`` is the network's ``state_dict`` with the masks of ``torch.nn.utils.prune``. Layers
     without masks stay dense; ``make_space`` returns the space whose layers have the one rung that
-    they stand on. Its accuracy is taken as it is, without any recovery; its costs are
-    priced with ``config``'s table, densities to a thousandth, and its latency is measured by
-    ``amc evaluate``. Raises ``InputError`` for a
-    state that is not of the task's network.
+    they stand on. Its accuracy is taken as it is, without any recovery; its costs are priced with
+    ``config``'s table, densities to a thousandth, and its latency is measured by ``amc evaluate``.
+    Raises ``InputError`` for a state that is not of the task's network.
     """
-    stem = re.sub("[^A-Za-z0-9_-]", "_", out.stem)
-    weights_file = out.with_name(f"{stem}.weights.safetensors")
+    weights_file = weights_beside(out, "weights")
     check_writable(out, "--out")
     check_writable(weights_file, "--out's weights")
     network = copy.deepcopy(task.network).eval()
@@ -75,17 +72,7 @@ def import_masks(
     plan = session.plan(widths)
     cost = cost_of(model, [site.width_of(plan.choices[site.name]) for site in space.sites])
     weights = state_arrays(network)
-    forward = ForwardPasses(
-        task.network,
-        space.groups,
-        task.search[:2].inputs,
-        fast=config.fast_scoring,
-        fold=config.fold_batch_norm,
-    )
-
-    def score_of(its: nn.Module, data: Data) -> float:
-        return score(forward.of(its), data, task.score)
-
+    score_of = scorer(config, task, space.groups)
     searched = score_of(network, task.search)
     tested = None if task.test is None else score_of(network, task.test)
     final = Final(searched, searched, tested, None, None, None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -186,6 +187,12 @@ class PlanFile(_Part):
     def text(self) -> str:
         """Return the file's content."""
         return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+
+
+def weights_beside(plan: Path, role: str) -> Path:
+    """Return where a plan's weights lie beside it, under a name that a plan may hold."""
+    stem = re.sub("[^A-Za-z0-9_-]", "_", plan.stem)
+    return plan.with_name(f"{stem}.{role}.safetensors")
 
 
 def read_plan(path: Path) -> PlanFile:

@@ -28,12 +28,23 @@ def searched(plan: PlanFile, task: LoadedTask) -> Data:
     return task.search[: plan.evaluation.search_images or len(task.search)]
 
 
-def scorer(plan: PlanFile, task: LoadedTask, groups: Sequence[ChannelGroup]) -> Scorer:
-    """Return what scores networks of the task as the plan's ``evaluation`` says.
+class Scoring(Protocol):
+    """How networks are scored: an ``EvaluationPart`` of a plan, or a configuration."""
+
+    @property
+    def fast_scoring(self) -> bool:
+        """Whether by ``amc.scoring``'s forward pass."""
+
+    @property
+    def fold_batch_norm(self) -> bool:
+        """Whether BatchNorm is folded first."""
+
+
+def scorer(how: Scoring, task: LoadedTask, groups: Sequence[ChannelGroup]) -> Scorer:
+    """Return what scores networks of the task as ``how`` says, a plan's ``evaluation`` mostly.
 
     Its answer is in the task's unit; NaN where outputs are not finite.
     """
-    how = plan.evaluation
     example = task.search[:2].inputs
     forward = ForwardPasses(
         task.network, groups, example, fast=how.fast_scoring, fold=how.fold_batch_norm

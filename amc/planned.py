@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from amc.latency import LatencyTable
 from amc.latency.device import target_path
 from amc.latency.table import network_key
 from amc.layer_times import layer_times
-from amc.plan_file import FilePart, PlanFile, read_plan
+from amc.plan_file import FilePart, PlanFile, read_plan, weights_beside
 from amc.plan_scores import scorer, searched
 from amc.pricing import is_here
 from amc.pruning import Pruner
@@ -164,7 +163,7 @@ def accuracy(
     plan = read_plan(path)
     task = load_planned_task(plan, task_name, data_folder)
     network = build(plan, path.parent, task)
-    score_of = scorer(plan, task, groups_of(plan, task))
+    score_of = scorer(plan.evaluation, task, groups_of(plan, task))
     now = {
         "search": score_of(network, searched(plan, task)),
         "test": None if task.test is None else score_of(network, task.test),
@@ -263,10 +262,10 @@ def export(source: Path, out: Path) -> dict[str, Any]:
         if named is None:
             continue
         _read_weights(named, source.parent)
-        file = f"{re.sub('[^A-Za-z0-9_-]', '_', out.stem)}.{role}.safetensors"
-        check_writable(out.parent / file, "--out's weights")
-        contents[out.parent / file] = (source.parent / named.file).read_bytes()
-        parts[role] = {"file": file, "sha256": named.sha256}
+        file = weights_beside(out, role)
+        check_writable(file, "--out's weights")
+        contents[file] = (source.parent / named.file).read_bytes()
+        parts[role] = {"file": file.name, "sha256": named.sha256}
     text = PlanFile.model_validate(parts).text()
     for path, content in contents.items():  # all is checked; the plan comes last, as it names them
         write_bytes(path, content)

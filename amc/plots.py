@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from amc import front
+from amc import pareto
 
 BLUE, GREY, ORANGE, RED, GREEN = "#1f5fa8", "#9aa3ad", "#d9822b", "#b3261e", "#2e7d4f"
 DPI = 130
@@ -151,7 +151,7 @@ def keep_ratios(path: Path, ratios: Mapping[str, float], title: str) -> None:
 
 def front_of(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other one beats on both axes, by rising latency."""
-    return front.pareto_front(points, lambda p: front.Point(p["latency_ms"], p["accuracy"]))
+    return pareto.pareto_front(points, lambda p: pareto.Point(p["latency_ms"], p["accuracy"]))
 
 
 def new_figure(title: str, height: float) -> tuple[Figure, Axes]:

@@ -19,7 +19,7 @@ from amc.cli import application
 from amc.config import parse_config
 from amc.deploy import deployed
 from amc.errors import InputError
-from amc.front import Point, hypervolume, pareto_front
+from amc.pareto import Point, hypervolume, pareto_front
 from amc.pricing import structure_of
 from amc.registry import lookup
 from amc.reporting import SilentReporter

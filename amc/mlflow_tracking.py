@@ -1,96 +1,141 @@
-"""MLflow as the tracker: one run a search. The only file that imports mlflow."""
+"""MLflow as the store: one run a search. The only file that imports mlflow."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# MLflow reads these when it is imported. A server that is down must not hold a search up for the
-# minutes that the client's own retries take.
+# MLflow reads these when it is imported. Whoever delivers tries again by itself, and asks first
+# what has arrived; the client's own retries would only hold it up, for minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 import logging
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException, RestException
 
-from amc.tracking import SQLITE, Status, flatten
+from amc.delivery import METRICS_PER_CALL
+from amc.outbox import Entry
+from amc.store_uri import SQLITE
+from amc.tracking import flatten
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 IDENTITY_TAG = "amc.search"
-FINAL = "final/"  # kept at step 0: MLflow draws bars of what has no other step, lines of the rest
-PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000  # MLflow's limits
+FINAL_STEP = 0  # MLflow draws bars of metrics that have no other step, lines of the rest
+PARAMS_PER_CALL = 100  # MLflow's limit
 PARAM_LENGTH = 6000
 LOCK_TIMEOUT_S = 120
 
 
-class MlflowTracker:
-    """One MLflow run, found again by ``identity`` when its search is resumed.
+class MlflowRecord:
+    """One MLflow run, made or found again by the identity that the entry ``start`` has.
 
-    Points and parameters that the run already has are not written twice, so a replayed search adds
-    only what is new. ``artifacts`` is the folder for files when ``uri`` is a database.
+    What the run has already is asked when it is opened, and is not written twice: neither when a
+    search is replayed, nor when an answer was lost. ``artifacts`` is the folder for files when
+    ``uri`` is a database.
     """
 
-    def __init__(
-        self, uri: str, experiment: str, run_name: str, identity: str, artifacts: Path
-    ) -> None:
-        self._run_name, self._identity = run_name, identity
+    def __init__(self, uri: str, start: Entry, artifacts: Path) -> None:
+        values = start.values
+        self._identity = str(values["identity"])
         self._last_step: dict[str, int] = {}
-        self._client, self._experiment_id = _open(uri, experiment, artifacts)
-        self._run_id = ""
+        self._final: set[tuple[str, int, float]] = set()
+        self._client, self._experiment_id = _open(uri, values["experiment"], artifacts)
+        run = self._find() or self._adopt(values.get("formerly")) or self._create(start)
+        self._run_id: str = run.info.run_id
+        self._read_back(run)
+        known = run.data.params
+        flat = flatten(values["params"])
+        new = [Param(k, v[:PARAM_LENGTH]) for k, v in flat.items() if k not in known]
+        for first in range(0, len(new), PARAMS_PER_CALL):
+            self._client.log_batch(self._run_id, params=new[first : first + PARAMS_PER_CALL])
 
-    def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the run, or the earlier one of the same identity."""
-        known: set[str] = set()
-        earlier = self._client.search_runs(
-            [self._experiment_id], f"tags.`{IDENTITY_TAG}` = '{_quoted(self._identity)}'"
-        )
-        if earlier:
-            self._run_id = earlier[0].info.run_id
-            known = set(earlier[0].data.params)
-            for key in earlier[0].data.metrics:
-                history = self._client.get_metric_history(self._run_id, key)
-                self._last_step[key] = max(point.step for point in history)
-            self._client.update_run(self._run_id, status="RUNNING")
-        else:
-            run = self._client.create_run(self._experiment_id, run_name=self._run_name)
-            self._run_id = run.info.run_id
-        new = [Param(k, v[:PARAM_LENGTH]) for k, v in flatten(params).items() if k not in known]
-        named = [RunTag(k, v) for k, v in {**tags, IDENTITY_TAG: self._identity}.items()]
-        self._client.log_batch(self._run_id, params=new[:PARAMS_PER_CALL], tags=named)
-        for start in range(PARAMS_PER_CALL, len(new), PARAMS_PER_CALL):
-            self._client.log_batch(self._run_id, params=new[start : start + PARAMS_PER_CALL])
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record one point of each of ``metrics``."""
-        self.log_batch(step, [metrics])
-
-    def log_batch(self, first_step: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """Record ``rows[i]`` at step ``first_step + i``, in one transaction."""
-        now_ms = int(time.time() * 1000)
+    def points(self, entries: Sequence[Entry]) -> None:
+        """Record the metrics of ``points`` entries, one transaction for each thousand."""
         points = [
-            Metric(key, float(value), now_ms, 0 if key.startswith(FINAL) else step)
-            for step, row in enumerate(rows, start=first_step)
+            Metric(key, value, entry.time_ms, step)
+            for entry in entries
+            for step, row in enumerate(entry.values["rows"], start=entry.values["first_step"])
             for key, value in row.items()
-            if key.startswith(FINAL) or step > self._last_step.get(key, -1)
+            if step > self._last_step.get(key, -1)
         ]
-        for start in range(0, len(points), METRICS_PER_CALL):
-            self._client.log_batch(self._run_id, points[start : start + METRICS_PER_CALL])
+        for first in range(0, len(points), METRICS_PER_CALL):
+            self._client.log_batch(self._run_id, points[first : first + METRICS_PER_CALL])
+        self._last_step.update({point.key: point.step for point in points})
+
+    def final(self, entry: Entry) -> None:
+        """Record metrics that have no step."""
+        named = {(key, entry.time_ms, value) for key, value in entry.values["metrics"].items()}
+        new = sorted(named - self._final)
+        metrics = [Metric(key, value, time_ms, FINAL_STEP) for key, time_ms, value in new]
+        self._client.log_batch(self._run_id, metrics)
+        self._final |= named
 
     def artifact(self, path: Path) -> None:
-        """Copy a file to the run's artifacts."""
+        """Copy a file to the run's artifacts, over an earlier copy."""
         self._client.log_artifact(self._run_id, str(path))
 
-    def finish(self, status: Status) -> None:
-        """Close the run."""
-        self._client.set_terminated(self._run_id, STATUS[status])
+    def status(self, entry: Entry) -> None:
+        """Close the run, or open it again; a run made twice by a lost answer goes at the end."""
+        if entry.event == "resume":
+            self._client.update_run(self._run_id, status="RUNNING")
+            return
+        self._client.set_terminated(self._run_id, STATUS[entry.values["status"]], entry.time_ms)
+        self._find()
+
+    def _find(self) -> Run | None:
+        """Return the run of this identity, the fullest of several; the others are deleted.
+
+        There may be several where a server made a run but its answer came too late to be seen.
+        """
+        found = sorted(self._tagged(self._identity), key=_emptiness)
+        for run in found[1:]:
+            self._client.delete_run(run.info.run_id)
+        return found[0] if found else None
+
+    def _adopt(self, identity: str | None) -> Run | None:
+        """Return the run that an earlier version made, now of this identity."""
+        for run in self._tagged(identity) if identity else ():
+            self._client.set_tag(run.info.run_id, IDENTITY_TAG, self._identity)
+            return run
+        return None
+
+    def _create(self, start: Entry) -> Run:
+        return self._client.create_run(
+            self._experiment_id,
+            start_time=start.time_ms,
+            tags={**start.values["tags"], IDENTITY_TAG: self._identity},
+            run_name=start.values["run_name"],
+        )
+
+    def _tagged(self, identity: str) -> Iterator[Run]:
+        quoted = identity.replace("'", "_")
+        yield from self._client.search_runs(
+            [self._experiment_id], f"tags.`{IDENTITY_TAG}` = '{quoted}'"
+        )
+
+    def _read_back(self, run: Run) -> None:
+        for key in run.data.metrics:
+            history = self._client.get_metric_history(self._run_id, key)
+            self._final |= {(key, p.timestamp, p.value) for p in history if p.step == FINAL_STEP}
+            self._last_step[key] = max(point.step for point in history)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether a store that works refused the one thing asked of it."""
+    known = isinstance(error, RestException) or type(error) is MlflowException
+    return known and 400 <= error.get_http_status_code() < 500  # type: ignore[attr-defined]
+
+
+def _emptiness(run: Run) -> tuple[int, int, str]:
+    return -len(run.data.metrics), -len(run.data.params), run.info.run_id
 
 
 def _open(uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient, str]:
@@ -131,7 +176,3 @@ def _client(uri: str, experiment: str, artifacts: Path | None) -> tuple[MlflowCl
         return client, found.experiment_id
     location = None if artifacts is None else (artifacts / experiment).resolve().as_uri()
     return client, client.create_experiment(experiment, artifact_location=location)
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "_")

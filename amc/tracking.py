@@ -1,24 +1,22 @@
-"""Where a search's numbers are kept for comparison: a tiny interface, MLflow behind it.
+"""Where a search's numbers are kept for comparison: a tiny interface, MLflow far behind it.
 
-The journal is the record of a search; tracking is a copy for people. So nothing here may end or
-change a search: what fails is said once, and the search goes on.
+The journal is the record of a search; tracking is a copy for people. So nothing here may end,
+change or delay a search: its numbers go to a file beside the journal (``amc.outbox``), from which
+a process of its own delivers them to MLflow (``amc.drain``), now or on ``amc sync``.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from amc.errors import InputError
+from amc.store_uri import OFF, chosen, parts
 
 Status = Literal["finished", "failed", "interrupted"]
-DATABASE = "mlflow.db"
-SQLITE = "sqlite:///"
-OFF = "off"
 
 
 class Tracker(Protocol):
@@ -64,84 +62,67 @@ class NullTracker:
         """Do nothing."""
 
 
-class SafeTracker:
-    """Another tracker, made by ``make`` at the start, whose first failure is its last word.
+class TimedTracker:
+    """Another tracker, whose calls are timed: ``spent_s`` is the sum, in seconds."""
 
-    The failure is given to ``warn`` as one line; everything after it is dropped.
-    """
-
-    def __init__(self, make: Callable[[], Tracker], warn: Callable[[str], None]) -> None:
-        self._make, self._warn = make, warn
-        self._tracker: Tracker = NullTracker()
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self.spent_s = 0.0
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Make the other tracker, and start it."""
-
-        def make_and_start() -> None:
-            self._tracker = self._make()
+        """Start the other tracker."""
+        with self._timed():
             self._tracker.start(params, tags)
-
-        self._attempt(make_and_start)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record one point of each of ``metrics``."""
-        self._attempt(lambda: self._tracker.log(step, metrics))
+        with self._timed():
+            self._tracker.log(step, metrics)
 
     def log_batch(self, first_step: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Record ``rows[i]`` at step ``first_step + i``, all at once."""
-        self._attempt(lambda: self._tracker.log_batch(first_step, rows))
+        with self._timed():
+            self._tracker.log_batch(first_step, rows)
 
     def artifact(self, path: Path) -> None:
         """Keep a copy of a file."""
-        self._attempt(lambda: self._tracker.artifact(path))
+        with self._timed():
+            self._tracker.artifact(path)
 
     def finish(self, status: Status) -> None:
-        """Close the record; whatever comes after it is dropped, a second end too."""
-        self._attempt(lambda: self._tracker.finish(status))
-        self._tracker = NullTracker()
+        """Close the record."""
+        with self._timed():
+            self._tracker.finish(status)
 
-    def _attempt(self, call: Callable[[], None]) -> None:
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begin = time.perf_counter()
         try:
-            call()
-        except Exception as error:  # whatever a store may raise, a search outlives it
-            self._tracker = NullTracker()
-            reason = str(error).strip().splitlines() or [""]
-            self._warn(
-                f"warning: tracking stopped ({type(error).__name__}: {reason[0][:200]}); "
-                "the search goes on, its journal and plan are complete without it"
-            )
+            yield
+        finally:
+            self.spent_s += time.perf_counter() - begin
 
 
 def open_tracker(
-    run_dir: Path,
+    folder: Path,
     *,
     experiment: str,
     run_name: str,
     warn: Callable[[str], None],
     uri: str | None = None,
 ) -> Tracker:
-    """Return the tracker of the search ``run_name`` of ``run_dir``; MLflow is loaded at its start.
+    """Return the tracker of the search in ``folder``, which writes to that folder's outbox alone.
 
     ``uri`` is a tracking URI, ``"off"``, or ``None``: then ``MLFLOW_TRACKING_URI``, else a database
     beside the run folder. A search that is resumed goes on in the record it had.
     """
-    store = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(run_dir)
+    from amc.outbox import OutboxTracker
+
+    store = chosen(uri)
     if store == OFF:
         return NullTracker()
-    root = run_dir.resolve()
-
-    def make() -> Tracker:
-        from amc.mlflow_tracking import MlflowTracker
-
-        return MlflowTracker(
-            uri=absolute(store),
-            experiment=experiment,
-            run_name=run_name,
-            identity=f"{root}/{run_name}",
-            artifacts=root.parent / "mlartifacts",
-        )
-
-    return SafeTracker(make, warn)
+    public = None if store is None else parts(store).public
+    return OutboxTracker(folder, experiment, run_name, public, warn)
 
 
 @contextmanager
@@ -156,42 +137,6 @@ def tracked(tracker: Tracker) -> Iterator[Tracker]:
         tracker.finish("failed")
         raise
     tracker.finish("finished")
-
-
-def default_store(run_dir: Path) -> str:
-    """Return the URI of the database beside ``run_dir``, shared by all runs of that folder."""
-    return f"{SQLITE}{run_dir.resolve().parent / DATABASE}"
-
-
-def absolute(uri: str) -> str:
-    """Return ``uri``, with the file of a relative sqlite URI made absolute."""
-    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri
-
-
-def store_of(run_dir: Path | None, db: str | None) -> str:
-    """Return the tracking URI that ``amc ui`` shows; ``InputError`` where there is none.
-
-    ``db`` is a URI or a database file; else the database in or beside ``run_dir`` is taken, else
-    ``MLFLOW_TRACKING_URI``, else ``runs/mlflow.db``.
-    """
-    environment = os.environ.get("MLFLOW_TRACKING_URI")
-    if db is not None and "://" in db:
-        return absolute(db)
-    if db is not None:
-        candidates = [Path(db)]
-    elif run_dir is not None:
-        candidates = [run_dir / DATABASE, run_dir.resolve().parent / DATABASE]
-    elif environment:
-        return absolute(environment)
-    else:
-        candidates = [Path("runs") / DATABASE]
-    for path in candidates:
-        if path.is_file():
-            return f"{SQLITE}{path.resolve()}"
-    looked = " and ".join(str(path) for path in candidates)
-    raise InputError(
-        f"no database of runs at {looked}; name one with --db, or run `amc search` first"
-    )
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -21,6 +21,11 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
 START_LIMIT_S = 90.0
 END_LIMIT_S = 5.0
+# Variables that would open the server, whatever its options: no checks, any origin, any address.
+OPENING = (
+    *("MLFLOW_SERVER_", "_MLFLOW_", "MLFLOW_HOST", "MLFLOW_STATIC_PREFIX", "MLFLOW_ALLOW_PICKLE"),
+    *("MLFLOW_UVICORN_OPTS", "MLFLOW_GUNICORN_OPTS", "GUNICORN_CMD_ARGS", "UVICORN_"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,19 +41,24 @@ def serve(uri: str, port: int | None = None, log: Path | None = None) -> Iterato
     """Start MLflow's server over the store ``uri``, yield it once it answers, and end it.
 
     One worker, no job execution, loopback only, and no other name accepted in the Host header.
+    Pages of other hosts can neither change anything nor show it in a frame.
     ``port=None`` takes 5000, or a free one where that is taken. Raises ``InputError`` when ``port``
     is taken, and ``RuntimeError`` when the server ends or does not answer within 90 seconds.
     """
     chosen = _port(port)
     command = [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),
+        *(sys.executable, "-m", "mlflow", "server"),
         *("--host", HOST, "--port", str(chosen), "--workers", "1"),
         *("--allowed-hosts", f"{HOST}:{chosen},localhost:{chosen}"),
+        *("--cors-allowed-origins", f"http://{HOST}:{chosen},http://localhost:{chosen}"),
+        *("--x-frame-options", "DENY"),
     ]
     environment = {
-        **os.environ,
+        **{key: value for key, value in os.environ.items() if not key.startswith(OPENING)},
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Not an argument, which everyone on the machine may read: it may hold a password.
+        "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_TRACKING_URI": uri,
     }
     with contextlib.ExitStack() as stack:

@@ -1,48 +1,30 @@
-"""Tracking: the tiny interface, its failure that ends nothing, and MLflow behind it."""
+"""Tracking: stores and their secrets, and MLflow, which holds each search once."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amc.delivery import counts
+from amc.drain import Drain
 from amc.errors import InputError
-from amc.tracking import (
-    NullTracker,
-    SafeTracker,
-    Status,
-    Tracker,
-    absolute,
-    default_store,
-    flatten,
-    open_tracker,
-    store_of,
-    tracked,
-)
+from amc.store_uri import absolute, authorised, chosen, default_store, masked, parts, store_of
+from amc.tracking import NullTracker, TimedTracker, flatten, open_tracker
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class BrokenTracker(NullTracker):
-    """Fails at every metric, as a full disk would make it."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        raise OSError("no space left\nby the way")
-
-
-def tracker_of(run_dir: Path, warnings: list[str], **options: Any) -> Tracker:
-    return open_tracker(
-        run_dir, experiment="digits", run_name="ddpg-s0", warn=warnings.append, **options
-    )
+SECRET = "hunter2%2Fx"
 
 
 @pytest.fixture(autouse=True)
 def _no_store_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
 
 
 def test_nested_parameters_become_dotted() -> None:
@@ -61,52 +43,16 @@ def test_nested_parameters_become_dotted() -> None:
     }
 
 
-def test_a_failure_is_told_once_and_ends_nothing() -> None:
-    warnings: list[str] = []
-    tracker = SafeTracker(BrokenTracker, warnings.append)
+def test_the_time_of_calls_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100, 3))
+    monkeypatch.setattr("amc.tracking.time.perf_counter", lambda: next(clock))
+    tracker = TimedTracker(NullTracker())
     tracker.start({}, {})
-    for step in range(3):
-        tracker.log(step, {"score": 0.5})
+    tracker.log(1, {"score": 0.5})
+    tracker.log_batch(2, [{"score": 0.5}])
+    tracker.artifact(Path("plan.json"))
     tracker.finish("finished")
-    assert len(warnings) == 1
-    assert "OSError: no space left)" in warnings[0]
-    assert "the search goes on" in warnings[0]
-
-
-def test_the_first_end_of_a_record_stays() -> None:
-    ends: list[str] = []
-
-    class Ending(NullTracker):
-        def finish(self, status: Status) -> None:
-            ends.append(status)
-
-    with tracked(SafeTracker(Ending, print)) as tracker:
-        tracker.start({}, {})
-        tracker.finish("failed")
-    assert ends == ["failed"]
-
-
-def test_a_store_that_cannot_be_opened_is_told_once(tmp_path: Path) -> None:
-    (tmp_path / "blocked").write_text("a file where a folder should be")
-    warnings: list[str] = []
-    tracker = tracker_of(tmp_path / "run", warnings, uri=f"sqlite:///{tmp_path}/blocked/x.db")
-    tracker.start({"task": "digits"}, {"agent": "ddpg"})
-    tracker.log_batch(1, [{"score": 0.5}])
-    tracker.finish("failed")
-    assert len(warnings) == 1
-
-
-def test_interruption_passes_through() -> None:
-    def interrupted() -> Tracker:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        SafeTracker(interrupted, print).start({}, {})
-
-
-def test_off_keeps_nothing(tmp_path: Path) -> None:
-    tracker_of(tmp_path / "run", [], uri="off").start({}, {})
-    assert list(tmp_path.iterdir()) == []
+    assert tracker.spent_s == 15
 
 
 def test_store_is_absolute_and_beside_the_run(
@@ -135,63 +81,133 @@ def test_store_of_finds_what_the_person_means(
     assert store_of(None, None) == "http://127.0.0.1:1"
 
 
-def record(run_dir: Path, evaluations: int) -> list[str]:
-    """Track a search of ``evaluations`` from its start, as a replay does; return warnings."""
-    warnings: list[str] = []
-    tracker = tracker_of(run_dir, warnings)
+def test_a_store_asked_for_goes_before_the_environments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert chosen(None) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@now/x")
+    assert chosen(None) == f"http://me:{SECRET}@now/x"
+    assert chosen("http://asked") == "http://asked"
+    assert chosen("http://now/x") == f"http://me:{SECRET}@now/x", "the password for it is known"
+
+
+@pytest.mark.parametrize(
+    ("uri", "public", "secret"),
+    [
+        (f"https://me:{SECRET}@host:1/x", "https://host:1/x", True),
+        (f"https://{SECRET}@host", "https://host", True),
+        ("http://me:hunter2/x@host", "http://host", True),
+        (f"postgresql+psycopg://me:{SECRET}@h/db", "postgresql+psycopg://me@h/db", True),
+        (f"mysql://h/db?ssl=1&password={SECRET}", "mysql://h/db?ssl=1", True),
+        (f"mysql://h/db?sslpassword={SECRET}", "mysql://h/db", True),
+        ("postgresql://me@h/db", "postgresql://me@h/db", False),
+        ("sqlite:////tmp/a:b@c/x.db", "sqlite:////tmp/a:b@c/x.db", False),
+        ("databricks", "databricks", False),
+        ("off", "off", False),
+    ],
+)
+def test_what_is_shown_of_a_store_has_no_secret(uri: str, public: str, secret: bool) -> None:
+    assert (parts(uri).public, bool(parts(uri).secrets)) == (public, secret)
+    text = masked(f"cannot reach {uri} or '{uri}', with hunter2/x", uri)
+    assert ("hunter2" in text) is not secret
+
+
+def test_a_password_goes_to_a_web_server_by_mlflows_own_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "other")
+    with authorised(f"http://me:{SECRET}@host") as uri:
+        assert uri == "http://host"
+        assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hunter2/x"
+        assert masked("refused hunter2/x") == "refused ***"
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "other"
+    assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
+    with authorised("postgresql://me:pw@host/db") as uri:
+        assert uri == "postgresql://me:pw@host/db"
+
+
+def record(folder: Path, evaluations: int) -> None:
+    """Track a search of ``evaluations`` from its start, as a replay does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tracker = open_tracker(folder, experiment="digits", run_name="ddpg-s0", warn=pytest.fail)
     tracker.start({"task": "digits", "agent": {"sigma0": 0.5}}, {"agent": "ddpg"})
     for first in range(1, evaluations + 1, 2):
         tracker.log_batch(first, [{"score": first / 10}, {"score": (first + 1) / 10}])
     tracker.log(evaluations, {"final/score": evaluations / 10})
-    plan = run_dir / "plan.json"
-    plan.parent.mkdir(parents=True, exist_ok=True)
-    plan.write_text("{}")
-    tracker.artifact(plan)
+    (folder / "plan.json").write_text("{}")
+    tracker.artifact(folder / "plan.json")
     tracker.finish("finished")
-    return warnings
 
 
-def test_mlflow_holds_one_run_a_search_and_a_resumed_one_adds_to_it(tmp_path: Path) -> None:
-    run_dir = tmp_path / "runs" / "quickstart"
-    assert record(run_dir, 4) == []
-    assert record(run_dir, 6) == []
+def deliver(run_dir: Path) -> str | None:
+    return Drain(run_dir, default_store(run_dir)).round(lambda *_: None)
+
+
+def runs_of(run_dir: Path) -> tuple[Any, Sequence[Any]]:
+    """Return a client of the run's database, and the runs of its one experiment."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=default_store(run_dir))
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
-    assert experiment.artifact_location == (tmp_path / "runs/mlartifacts/digits").as_uri()
-    (run,) = client.search_runs([experiment.experiment_id])
+    assert experiment.artifact_location == (run_dir.parent / "mlartifacts/digits").as_uri()
+    return client, client.search_runs([experiment.experiment_id])
+
+
+def test_mlflow_holds_one_run_a_search_and_a_resumed_one_adds_to_it(tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "quickstart"
+    folder = run_dir / "ddpg-s0"
+    for evaluations in (4, 6):
+        record(folder, evaluations)
+        assert deliver(run_dir) is None
+        (folder / "outbox.delivered.json").unlink()  # then MLflow alone knows
+        assert deliver(run_dir) is None
+    client, (run,) = runs_of(run_dir)
     assert run.info.run_name == "ddpg-s0"
     assert run.info.status == "FINISHED"
     assert run.data.params == {"task": "digits", "agent.sigma0": "0.5"}
     assert run.data.tags["agent"] == "ddpg"
     points = client.get_metric_history(run.info.run_id, "score")
     assert [(p.step, p.value) for p in points] == [(i, i / 10) for i in range(1, 7)]
+    finals = client.get_metric_history(run.info.run_id, "final/score")
+    assert [(p.step, p.value) for p in finals] == [(0, 0.4), (0, 0.6)]
     assert run.data.metrics["final/score"] == 0.6
-    assert {p.step for p in client.get_metric_history(run.info.run_id, "final/score")} == {0}
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["plan.json"]
 
 
-@pytest.mark.slow
-def test_searches_that_start_together_share_one_new_database(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from amc.tracking import open_tracker\n"
-        "t = open_tracker(Path(sys.argv[1]), experiment='e', run_name=sys.argv[2], warn=sys.exit)\n"
-        "t.start({'task': 'digits'}, {}); t.log(1, {'score': 0.5}); t.finish('finished')\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    pair = [
-        subprocess.Popen([*command, name], cwd=ROOT, stderr=subprocess.PIPE) for name in ("a", "b")
-    ]
-    answers = [(process.communicate()[1], process.returncode) for process in pair]
-    assert [code for _, code in answers] == [0, 0], answers
-    from mlflow import MlflowClient
+def test_a_store_that_cannot_be_opened_is_named_and_loses_nothing(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    record(run_dir / "ddpg-s0", 4)
+    (tmp_path / "blocked").write_text("a file where a folder should be")
+    uri = f"sqlite:///{tmp_path}/blocked/x.db"
+    trouble = Drain(run_dir, uri).round(lambda *_: None)
+    assert trouble is not None
+    assert "blocked" in trouble
+    assert counts(run_dir / "ddpg-s0", uri) == (0, 6, trouble)
 
-    client = MlflowClient(tracking_uri=default_store(tmp_path / "run"))
-    experiment = client.get_experiment_by_name("e")
-    assert experiment is not None
-    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+@pytest.mark.slow
+def test_runs_that_end_together_share_one_new_database(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        record(tmp_path / name / "ddpg-s0", 2)
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-m", "amc.drain", str(tmp_path / name)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for name in ("a", "b")
+    ]
+    for process in pair:
+        assert process.stdin is not None
+        process.stdin.write(b"end\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=120) for process in pair] == [0, 0]
+    for process in pair:
+        process.communicate()
+    assert len(runs_of(tmp_path / "a")[1]) == 2
 
 
 def test_a_database_whose_creation_was_interrupted_is_made_again(
@@ -207,9 +223,10 @@ def test_a_database_whose_creation_was_interrupted_is_made_again(
         return real(self, *args, **options)
 
     run_dir = tmp_path / "run"
+    record(run_dir / "ddpg-s0", 2)
     with monkeypatch.context() as patch:
         patch.setattr(Operations, "create_table", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            record(run_dir, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db.lock"]
-    assert record(run_dir, 2) == []
+            deliver(run_dir)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db.lock", "run"]
+    assert deliver(run_dir) is None

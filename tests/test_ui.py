@@ -20,6 +20,15 @@ from amc.ui import end, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 
+JSON = {"Content-Type": "application/json"}
+OPEN = {  # what would open the server to everybody, were it passed on
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
+    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*",
+    "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+    "MLFLOW_SERVER_X_FRAME_OPTIONS": "NONE",
+    "MLFLOW_HOST": "0.0.0.0",
+}
+
 
 def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
@@ -27,7 +36,7 @@ def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", program, "ui", "--db", "mlflow.db", "--json"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **OPEN},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,7 +50,15 @@ def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
     facts = json.loads("".join(lines))
     url, group = facts["url"], facts["pid"]
     assert status(f"{url}/health") == 200
-    assert status(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", "evil.com") == 403
+    port, experiments = url.rpartition(":")[2], f"{url}/api/2.0/mlflow/experiments"
+    assert status(f"{experiments}/search?max_results=1", Host=f"localhost:{port}") == 200
+    for host in ("evil.com", "localhost", "10.evil.com", f"127.0.0.1.evil.com:{port}"):
+        assert status(f"{experiments}/search?max_results=1", Host=host) == 403, host
+    for origin in ("http://evil.com", "null", "http://localhost.evil.com"):
+        made = status(f"{experiments}/create", b'{"name": "x"}', Origin=origin, **JSON)
+        assert made == 403, origin
+    with urllib.request.urlopen(url, timeout=30) as page:
+        assert page.headers["X-Frame-Options"] == "DENY"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     process.communicate()
@@ -51,8 +68,8 @@ def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
     assert not group_lives(group)
 
 
-def status(url: str, host: str | None = None) -> int:
-    request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
+def status(url: str, data: bytes | None = None, **headers: str) -> int:
+    request = urllib.request.Request(url, data, headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return int(response.status)
@@ -78,6 +95,7 @@ def test_a_port_that_is_taken_is_bad_input() -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="ended with code"), serve("no-such-store://x"):
         pass

@@ -11,7 +11,7 @@ import typer
 from amc.cli.answer import AsJson, answer
 from amc.cli.tables import show_facts
 from amc.reporting import Reporter
-from amc.tracking import store_of
+from amc.store_uri import parts, store_of
 from amc.ui import Server, serve
 
 
@@ -33,9 +33,10 @@ def ui(
 
         def work(reporter: Reporter) -> Any:
             uri = store_of(run_dir, db)
-            reporter.message(f"starting MLflow over {uri}; Ctrl-C ends it")
+            shown = parts(uri).public
+            reporter.message(f"starting MLflow over {shown}; Ctrl-C ends it")
             running.append(stack.enter_context(serve(uri, port)))
-            return {"url": running[0].url, "store": uri, "pid": running[0].process.pid}
+            return {"url": running[0].url, "store": shown, "pid": running[0].process.pid}
 
         answer(work, show_facts, as_json)
         with contextlib.suppress(KeyboardInterrupt):

@@ -1,0 +1,239 @@
+"""The outbox of a search: what is to be tracked, one JSON object a line, in the order it happened.
+
+``outbox.jsonl`` lies beside the journal. A search only appends to it; ``amc.drain`` delivers it.
+The first line has an identity, drawn once, so a folder that is moved stays the same MLflow run.
+A search that is replayed reports everything again: what stands here already is not added twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from amc.tracking import Status
+
+FILE = "outbox.jsonl"
+SCHEMA_VERSION = 1
+FINAL = "final/"
+LOCK_PATIENCE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: ``event`` is start, points, final, artifact, finish or resume.
+
+    ``end`` is the offset behind the line, and ``digest`` tells it from another one of its length.
+    """
+
+    event: str
+    time_ms: int
+    values: Mapping[str, Any]
+    end: int
+    digest: str
+
+
+def entries_of(content: bytes, start: int = 0) -> tuple[list[Entry], int]:
+    """Return the entries of ``content``, which begins at offset ``start``, and where they end.
+
+    They end before a line that was cut short or that is no entry.
+    """
+    entries, end = [], start
+    for line in content.splitlines(keepends=True):
+        try:
+            value = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+            break
+        time_ms = value.get("time_ms")
+        end += len(line)
+        digest = hashlib.sha256(line).hexdigest()[:16]
+        known_ms = time_ms if isinstance(time_ms, int) else 0
+        entries.append(Entry(value["event"], known_ms, value, end, digest))
+    return entries, end
+
+
+class OutboxTracker:
+    """The tracker that a search sees; it writes to ``folder``'s outbox and to nothing else.
+
+    Its first failure is its last word, told to ``warn`` as one line: a gap is worse than an end,
+    since ``amc sync`` takes from journal and summary what an outbox lacks at its end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        experiment: str,
+        run_name: str,
+        store: str | None,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._folder, self._warn = folder, warn
+        self._named = {"experiment": experiment, "run_name": run_name, "store": store}
+        self._file: BinaryIO | None = None
+        self._end = 0
+        self._last_step = 0
+        self._final: Mapping[str, float] = {}
+        self._artifacts: dict[str, str] = {}
+        self._ended: Status | None = None
+
+    @property
+    def ended(self) -> Status | None:
+        """How the search ended, as long as nothing came after that."""
+        return self._ended
+
+    def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open the outbox, heal its end, and take note of what it has."""
+        self._attempt(lambda: self._start(params, tags))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record one point of each of ``metrics``; those called ``final/...`` have no step."""
+        final = {k: v for k, v in _finite(metrics).items() if k.startswith(FINAL)}
+        if final and final != self._final:
+            self._append("final", metrics=final)
+            self._final = final
+        if rest := {k: v for k, v in metrics.items() if not k.startswith(FINAL)}:
+            self.log_batch(step, [rest])
+
+    def log_batch(self, first_step: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """Record ``rows[i]`` at step ``first_step + i``, but for steps that were recorded before.
+
+        Numbers that are not finite are left out.
+        """
+        known = max(0, self._last_step + 1 - first_step)
+        if new := [_finite(row) for row in rows[known:]]:
+            self._append("points", first_step=first_step + known, rows=new)
+            self._last_step = first_step + len(rows) - 1
+
+    def artifact(self, path: Path) -> None:
+        """Name a file within the folder, to be copied when it is delivered."""
+        self._attempt(lambda: self._artifact(path))
+
+    def finish(self, status: Status) -> None:
+        """Close the outbox; whatever comes after it is dropped, a second end too."""
+        if self._ended != status:
+            self._append("finish", status=status)
+        self._close()
+
+    def _start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        path = self._folder / FILE
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+        _lock(self._file)
+        content = self._file.read()
+        entries, self._end = entries_of(content)
+        if entries and entries[0].event != "start":
+            entries, self._end = [], 0
+        if self._end < len(content):
+            os.ftruncate(self._file.fileno(), self._end)
+        for entry in entries:
+            self._note(entry)
+        if not entries:
+            self._append(
+                "start",
+                schema_version=SCHEMA_VERSION,
+                identity=uuid.uuid4().hex,
+                formerly=self._former_identity(),
+                **self._named,
+                params=params,
+                tags=dict(tags),
+            )
+
+    def _former_identity(self) -> str | None:
+        """Return how a search that began before there were outboxes is tagged in MLflow."""
+        journal = self._folder / "journal.jsonl"
+        if not journal.is_file() or journal.read_bytes().count(b"\n") < 2:
+            return None
+        return f"{self._folder.resolve().parent}/{self._named['run_name']}"
+
+    def _note(self, entry: Entry) -> None:
+        values = entry.values
+        self._ended = values["status"] if entry.event == "finish" else None
+        if entry.event == "points":
+            self._last_step = values["first_step"] + len(values["rows"]) - 1
+        elif entry.event == "final":
+            self._final = values["metrics"]
+        elif entry.event == "artifact":
+            self._artifacts[values["path"]] = values["sha256"]
+
+    def _artifact(self, path: Path) -> None:
+        name = path.relative_to(self._folder).as_posix()
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        if self._artifacts.get(name) != sha256:
+            self._append("artifact", path=name, sha256=sha256)
+            self._artifacts[name] = sha256
+
+    def _append(self, event: str, **values: Any) -> None:
+        self._attempt(lambda: self._write(event, values))
+
+    def _write(self, event: str, values: Mapping[str, Any]) -> None:
+        if self._ended is not None:
+            self._ended = None
+            if event != "finish":
+                self._write("resume", {})
+        if self._file is None:
+            return
+        value = {"event": event, "time_ms": int(time.time() * 1000), **values}
+        line = json.dumps(value, separators=(",", ":"), default=str).encode() + b"\n"
+        number = self._file.fileno()
+        if os.fstat(number).st_size != self._end:  # a line that an interruption came into
+            os.ftruncate(number, self._end)
+        written = os.pwrite(number, line, self._end)
+        if written < len(line):
+            raise OSError("no space for a whole line")
+        self._end += written
+
+    def _attempt(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # whatever a disk may do, a search outlives it
+            self._close()
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            self._warn(
+                f"warning: tracking stopped ({type(error).__name__}: {reason}); the search goes "
+                "on, its journal and plan are complete without it; once it has ended, what is "
+                f"missing comes with: amc sync {self._folder.parent}"
+            )
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def is_being_written(folder: Path) -> bool:
+    """Return whether a living process tracks the search in ``folder``."""
+    try:
+        with (folder / FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _lock(file: BinaryIO) -> None:
+    """Own the file until it is closed; whoever completes it for ``amc sync`` is soon done."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    numbers = {key: float(value) for key, value in metrics.items()}
+    return {key: value for key, value in numbers.items() if math.isfinite(value)}

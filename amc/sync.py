@@ -1,0 +1,174 @@
+"""``amc sync``: whatever of a run has not reached MLflow, delivered by hand.
+
+What an outbox lacks, because a disk was full, the search was killed or tracking was off, is first
+taken from what the folder has on record: journal, summary and plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amc.cost import BUDGET_KEYS, Budget
+from amc.delivery import counts
+from amc.drain import Drain, only_one
+from amc.errors import InputError
+from amc.evaluation import best_of
+from amc.finish import track
+from amc.journal import read_journal
+from amc.outbox import FILE, OutboxTracker, entries_of, is_being_written
+from amc.printable import shown
+from amc.reporting import Handle, QuietHandle, Reporter
+from amc.run_folder import RunFolder, Search
+from amc.store_uri import OFF, chosen, default_store, parts
+from amc.strict_json import read_json
+from amc.tracked import params_of, points
+
+ATTEMPTS = 2  # the second one asks first what has arrived of the first
+
+
+def sync_run(run: RunFolder, tracking_uri: str | None, reporter: Reporter) -> dict[str, Any]:
+    """Deliver what waits of ``run``; return run folder, store, a row a search, and what is left.
+
+    A row has ``search``, and of its entries how many were ``delivered`` now, the ``total``, and
+    those ``left``. ``error`` says why some are left; ``busy`` that another process delivers them.
+    """
+    uri = _store(run, tracking_uri)
+    store = parts(uri).public
+    error, before = None, [counts(search.folder, store)[0] for search in run.searches]
+    with only_one(run.path) as mine:
+        if mine:
+            for search in run.searches:
+                _complete(run, search, store, reporter)
+            error = _deliver(run, uri, reporter)
+    rows: list[dict[str, Any]] = []
+    for search, known in zip(run.searches, before, strict=True):
+        delivered, total, _ = counts(search.folder, store)
+        now, left = max(0, delivered - known), total - delivered
+        rows.append({"search": search.name, "delivered": now, "total": total, "left": left})
+    left = sum(row["left"] for row in rows)
+    facts = {"run_dir": str(run.path), "store": store, "rows": rows, "left": left}
+    return {**facts, "busy": not mine, "error": error if left else None}
+
+
+def _store(run: RunFolder, tracking_uri: str | None) -> str:
+    """Return where the run is to be, with what the environment knows of its secrets.
+
+    Nothing is sent to a store on the word of a file alone: the run may be a stranger's.
+    """
+    recorded = [start["store"] for s in run.searches if (start := _start(s)) and start["store"]]
+    uri = chosen(tracking_uri or run.config.tracking_uri)
+    if uri is None and recorded:
+        raise InputError(
+            f"run {str(run.path)!r} was tracked at {shown(recorded[0])}, which neither it nor "
+            f"MLFLOW_TRACKING_URI names now; name it: amc sync {run.path} --tracking-uri URI"
+        )
+    if uri == OFF:
+        raise InputError(
+            f"tracking of run {str(run.path)!r} is off; name where it is to be: "
+            f"amc sync {run.path} --tracking-uri URI"
+        )
+    return uri or default_store(run.path)
+
+
+def _start(search: Search) -> Mapping[str, Any] | None:
+    """Return the first entry of a search's outbox, if it has one."""
+    with contextlib.suppress(OSError), (search.folder / FILE).open("rb") as file:
+        entries, _ = entries_of(file.readline())
+        if entries and entries[0].event == "start":
+            return _checked(search, entries[0].values)
+    return None
+
+
+def _checked(search: Search, start: Mapping[str, Any]) -> Mapping[str, Any]:
+    store, params = start.get("store"), start.get("params")
+    if not isinstance(store, str | None) or not isinstance(params, dict):
+        raise InputError(
+            f"{str(search.folder / FILE)!r} does not say of what it is; remove it, and what it had "
+            "is taken from the journal"
+        )
+    return start
+
+
+def _complete(run: RunFolder, search: Search, store: str, reporter: Reporter) -> None:
+    """Add to the outbox of a search that no longer runs what journal and summary have beyond it."""
+    header, records = read_journal(search.journal)
+    start, row = _start(search), _row(run, search, len(records))
+    if is_being_written(search.folder) or not (records or start):
+        return
+    limit = _limit(run, start, row)
+    if limit is None:
+        reporter.message(
+            f"note: the budget of {search.name} is not on record, so its evaluations come with: "
+            f"amc resume {run.path}"
+        )
+        return
+    named = (run.config.experiment, f"{run.path.resolve().name}/{search.name}")
+    kept = None if store == default_store(run.path) else store
+    tracker = OutboxTracker(search.folder, *named, kept, reporter.message)
+    table = read_json(search.target, "latency table")
+    device = table.get("device") if isinstance(table, dict) else None
+    missing = [key for key in ("table_digest", "network_digest", "task") if key not in header]
+    if not isinstance(device, dict) or missing:
+        raise InputError(
+            f"{search.name} of run {str(run.path)!r} does not say what it ran on; restore "
+            f"{search.target.name} and {search.journal.name} from a copy"
+        )
+    params = params_of(
+        run.config,
+        search,
+        device=str(device.get("cpu", "")),
+        table_digest=header["table_digest"],
+        network_digest=header["network_digest"],
+        budget_limit=limit,
+    )
+    tracker.start(params, {"agent": search.agent, "task": header["task"]})
+    ((key, fraction),) = run.config.budget.items()
+    budget = Budget(key, fraction, limit)
+    tracker.log_batch(1, points(budget, records, 1, best_of(records, budget)))
+    if row is not None:
+        track(tracker, row, search.folder)
+        tracker.finish("finished")
+    else:
+        tracker.finish(tracker.ended or "interrupted")
+
+
+def _row(run: RunFolder, search: Search, evaluations: int) -> Mapping[str, Any] | None:
+    """Return the summary's row of a search; none where it has gone on since and has not ended."""
+    if not (run.path / "summary.json").is_file():
+        return None
+    for row in run.read_summary():
+        if (row["agent"], row["seed"]) == (search.agent, search.seed):
+            return row if row["evaluations"] >= evaluations else None
+    return None
+
+
+def _limit(
+    run: RunFolder, start: Mapping[str, Any] | None, row: Mapping[str, Any] | None
+) -> float | None:
+    """Return what the budget allows, as recorded at the start, else from the dense network."""
+    if start is not None and "budget_limit" in start["params"]:
+        return float(start["params"]["budget_limit"])
+    ((key, fraction),) = run.config.budget.items()
+    name = "predicted_latency_s" if BUDGET_KEYS[key] == "latency_s" else key
+    dense = None if row is None else row.get("dense", {}).get(name)
+    return None if dense is None else fraction * float(dense)
+
+
+def _deliver(run: RunFolder, uri: str, reporter: Reporter) -> str | None:
+    """Deliver what waits of every search, with a bar each; return what went wrong."""
+    drain, error = Drain(run.path, uri), None
+    bars: dict[Path, Handle] = {}
+    with contextlib.ExitStack() as stack:
+        for search in run.searches:
+            delivered, total, _ = counts(search.folder, parts(uri).public)
+            if total > delivered:
+                bar = reporter.task(f"delivering {search.name}", total - delivered)
+                bars[search.folder] = stack.enter_context(bar)
+        for _ in range(ATTEMPTS):
+            error = drain.round(lambda folder, n: bars.get(folder, QuietHandle()).advance(n))
+            if error is None:
+                break
+    return error

@@ -6,59 +6,76 @@ import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from amc.config_sections import (
+    AgentName,
     LatencyConfig,
     Name,
     ObjectiveConfig,
+    PathText,
     RacingConfig,
     RecoveryName,
     ScoreName,
     Section,
     ShortTermConfig,
     SitesConfig,
+    TaskName,
 )
 from amc.cost import BUDGET_KEYS
 from amc.errors import InputError
 from amc.invalid import explain
 from amc.plan import digest
+from amc.printable import dotted, shown
 from amc.registry import nearest
+from amc.store_uri import parts
+from amc.strict_json import Limits, check_plain
+from amc.strict_yaml import parse_yaml, read_yaml
+
+DEEPEST = 8  # parts of a dotted key
+MANY = 2**31 - 1  # images or steps
+OPTIONS = Limits(values=200, depth=4, text=200, remedy="leave it out or write a plain value")
 
 
 class SearchConfig(Section):
     """Everything that a search depends on. Each field is a key of the YAML file."""
 
-    task: Name
+    task: TaskName
     space: Name = "channel"
     sites: SitesConfig = SitesConfig()
-    budget: dict[str, Annotated[float, Field(gt=0, le=1)]]
+    budget: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(max_length=100)
     objective: ObjectiveConfig = ObjectiveConfig()
     evaluations: int = Field(60, ge=1, le=1_000_000)
     walks: int = Field(4, ge=1, le=1024)
-    horizon: int | None = Field(None, ge=1)
-    agents: dict[Name, dict[str, Any]]
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
+    horizon: int | None = Field(None, ge=1, le=1_000_000)
+    agents: dict[AgentName, dict[str, Any]] = Field(max_length=100)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), max_length=1000)
     recovery: RecoveryName = "batch_norm"
     short_term: ShortTermConfig = ShortTermConfig()
     latency: LatencyConfig = LatencyConfig()
     data: Literal["pack", "full"] = "pack"
-    data_folder: str | None = None
+    data_folder: PathText | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     # Beyond the common keys:
-    search_images: int | None = Field(None, ge=1)  # only the first so many; null: all
-    calibration_images: int = Field(1000, ge=1)
-    batch_norm_images: int | None = Field(None, ge=1)  # of those, for statistics; null: all
+    search_images: int | None = Field(None, ge=1, le=MANY)  # only the first so many; null: all
+    calibration_images: int = Field(1000, ge=1, le=MANY)
+    batch_norm_images: int | None = Field(
+        None, ge=1, le=MANY
+    )  # of those, for statistics; null: all
     fold_batch_norm: bool = True  # before scoring; equal but for rounding
     cache: bool = True  # equal plans are scored once
     score: ScoreName = "task"
-    evaluation_steps: int = Field(0, ge=0)  # of short_term, before a plan is scored
+    evaluation_steps: int = Field(0, ge=0, le=MANY)  # of short_term, before a plan is scored
     racing: RacingConfig | None = None  # true: with its defaults; false: null
     fast_scoring: bool = True  # amc.scoring's own forward pass; equal but for rounding
-    finetune_steps: int = Field(120, ge=0)  # the short fine-tuning after the search
-    workers: int | None = Field(None, ge=0)  # null: one a core; 0: in process
-    tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, else a database beside the runs
+    finetune_steps: int = Field(120, ge=0, le=MANY)  # the short fine-tuning after the search
+    workers: int | None = Field(None, ge=0, le=1024)  # null: one a core; 0: in process
+    attempts: int = Field(6, ge=1, le=100)  # of an evaluation whose workers die
+    evaluation_timeout_s: float | None = Field(None, gt=0, le=1e6)  # null: none
+    infeasible_reward: float | None = Field(None, ge=-1e6, le=1e6)  # null: that of score 0
+    tracking_uri: PathText | None = (
+        None  # null: MLFLOW_TRACKING_URI, else a database beside the runs
+    )
     experiment: Name = "amc"
 
     @field_validator("budget")
@@ -67,10 +84,13 @@ class SearchConfig(Section):
         for key in value:
             if key not in BUDGET_KEYS:
                 known = ", ".join(BUDGET_KEYS)
-                hint = nearest(key, list(BUDGET_KEYS))
-                raise ValueError(f"budget.{key} is not a known budget{hint} Known: {known}")
+                hint = nearest(key[:100], list(BUDGET_KEYS)) or ";"
+                raise ValueError(
+                    f"budget.{dotted([key])} is not a known budget{hint} Known: {known}"
+                )
         if len(value) != 1:
-            raise ValueError(f"budget must name exactly one of {', '.join(BUDGET_KEYS)}")
+            known = ", ".join(BUDGET_KEYS)
+            raise ValueError(f"budget {shown(value)} must name exactly one of {known}; choose it")
         return value
 
     @field_validator("racing", mode="before")
@@ -93,20 +113,36 @@ class SearchConfig(Section):
     @classmethod
     def _some_agents(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if not value:
-            raise ValueError("agents must name at least one agent")
+            raise ValueError("agents must name at least one agent; add one such as ddpg: {}")
+        for name, options in value.items():
+            check_plain(options, f"agents.{name}", OPTIONS)
         return value
 
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) != len(value):
-            raise ValueError(f"seeds {list(value)} must list at least one seed, and each once")
+            raise ValueError(
+                f"seeds {shown(list(value))} must list at least one seed, and each once; "
+                "list others"
+            )
         return value
 
     @field_validator("tracking_uri", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML reads a bare off as false
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        if value is not None and parts(value).secrets:
+            raise ValueError(
+                "tracking_uri holds a user name or password, which run folders would keep; leave "
+                "them out of it and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                "all of it as MLFLOW_TRACKING_URI"
+            )
+        return value
 
     @model_validator(mode="after")
     def _racing_or_training(self) -> SearchConfig:
@@ -121,7 +157,7 @@ class SearchConfig(Section):
     @classmethod
     def _no_path(cls, value: str) -> str:
         if value in {".", ".."} or "/" in value or "\\" in value:
-            raise ValueError(f"experiment {value!r} must be a name without slashes")
+            raise ValueError(f"experiment {value!r} must be a name without slashes; change it")
         return value
 
     @field_validator("device")
@@ -138,7 +174,7 @@ class SearchConfig(Section):
         Some keys do not count at their default: configurations older than these keep their digest.
         """
         values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        for key in ("evaluation_steps", "objective", "score", "racing", "short_term"):
+        for key in YOUNGER:
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
         for key in ("weight_criterion", "patterns", "sparsities"):
@@ -147,10 +183,21 @@ class SearchConfig(Section):
         return digest(values)
 
 
+# Keys that came later.
+YOUNGER = (
+    "evaluation_steps",
+    "infeasible_reward",
+    "objective",
+    "score",
+    "racing",
+    "short_term",
+)
 # Keys that a run may change without changing what comes out. Where its latency table came from is
 # one of them: the table itself has a digest of its own.
 NOT_OF_THE_RESULT: Any = {
     "workers": True,
+    "attempts": True,
+    "evaluation_timeout_s": True,
     "tracking_uri": True,
     "experiment": True,
     "data_folder": True,
@@ -198,59 +245,38 @@ def parse_config(raw: dict[str, Any]) -> SearchConfig:
     except ValidationError as error:
         raise InputError(explain(error, SearchConfig)) from error
     except TypeError as error:
-        raise InputError(f"the configuration's keys must be names ({error})") from error
+        raise InputError(
+            f"the configuration's keys must be names ({error}); rename them"
+        ) from error
 
 
 def _check_names(names: list[Any]) -> None:
     """Raise ``ValueError`` unless these are names of agents, at least one, and each once."""
-    shown = ",".join(map(str, names))
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"agents {shown!r} must name at least one agent, such as 'ddpg,uniform'")
+        raise ValueError(
+            f"agents {shown(names)} must name at least one agent; write such as 'ddpg,uniform'"
+        )
     if len(set(names)) != len(names):
-        raise ValueError(f"agents {shown!r} must name each agent once; seeds repeat a search")
-
-
-class _NoAliases(yaml.SafeLoader):
-    """Plain data only: no tags that build objects, no aliases that multiply them."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
+        raise ValueError(f"agents {shown(names)} must name each agent once; seeds repeat a search")
 
 
 def load_yaml(path: Path, what: str) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; ``InputError`` when it is missing or malformed."""
-    if not path.is_file():
-        raise InputError(f"{what} {str(path)!r} is not a file; check the path")
-    if path.stat().st_size > 1_000_000:
-        raise InputError(f"{what} {str(path)!r} is larger than 1 MB; that is no {what}")
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoAliases)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"{what} {str(path)!r} is not readable YAML: {text}") from error
-    except RecursionError:
-        raise InputError(f"{what} {str(path)!r} is nested too deep; that is no {what}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{what} {str(path)!r} must hold keys and values at its top level")
-    return value
+    return read_yaml(path, what)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
+    name = f"--set {shown(override)}"
     path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise InputError(f"--set {override!r} must read key=value, such as budget.macs=0.5")
     *parents, last = path.split(".")
+    if not equals or not all([*parents, last]) or len(parents) >= DEEPEST:
+        raise InputError(f"{name} must read key=value; write it such as budget.macs=0.5")
     place = raw
     for parent in parents:
         inner = place.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise InputError(f"--set {override!r}: {parent!r} holds no keys")
+            raise InputError(f"{name}: {shown(parent)} holds no keys; name a section")
         place = inner
     if path.startswith("budget."):
         place.clear()  # one budget at a time
-    try:
-        place[last] = yaml.load(text, Loader=_NoAliases)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"--set {override!r}: the value is not readable YAML") from error
+    place[last] = parse_yaml(text, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, ResourceConstrained
 
@@ -13,7 +13,20 @@ if TYPE_CHECKING:
     from amc.training import Schedule
 
 ScoreName = Literal["task", "cross_entropy", "agreement"]  # ``amc.scores`` says what each is
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be printable text on one line; leave control characters out")
+    return text
+
+
+Line = AfterValidator(_one_line)
+Name = Annotated[str, Field(min_length=1, max_length=200), Line]
+PathText = Annotated[str, Field(min_length=1, max_length=4096), Line]
+TaskName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:-]+$")]
+# A part of the names of folders, so no path.
+AgentName = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 # ``amc.recovery`` says what each does. Reconstruction is of the dense network's weights: it comes
 # before fine-tuning, and leaves out plans that start from weights which fine-tuning left.
 RecoveryName = Literal[
@@ -39,14 +52,16 @@ class SitesConfig(Section):
     works on at once, and is that number from then on: a run keeps it wherever it is gone on with.
     """
 
-    exclude: tuple[Name, ...] = ()
+    exclude: tuple[Name, ...] = Field((), max_length=1000)
     min_keep_ratio: float = Field(0.2, gt=0, le=1)
     round_to: int = Field(4, ge=1, le=1024)
     criterion: Name = "magnitude_l1"
     # Of spaces that make weights sparse; null: the space's own.
     weight_criterion: Name = "magnitude_l1"
-    patterns: tuple[Name, ...] | None = Field(None, min_length=1)
-    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(None, min_length=1)
+    patterns: tuple[Name, ...] | None = Field(None, min_length=1, max_length=100)
+    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(
+        None, min_length=1, max_length=100
+    )
 
     def given(self) -> dict[str, Any]:
         """Return the options that are not as they are by default, by name."""
@@ -66,7 +81,7 @@ class SitesConfig(Section):
 class LatencyConfig(Section):
     """Whose latency: ``auto`` is this machine's, else a shipped target's name or a table's path."""
 
-    target: Name = "auto"
+    target: PathText = "auto"
     batch_size: int = Field(32, ge=1, le=65536)
     threads: int = Field(1, ge=1, le=1024)
 
@@ -125,7 +140,7 @@ class ShortTermConfig(Section):
 
     learning_rate: float = Field(0.02, gt=0)
     batch_size: int = Field(64, ge=1, le=65536)
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1000)
     nesterov: bool = True
     cosine: bool = True
 

@@ -19,11 +19,14 @@ from amc.errors import InputError
 from amc.files import write_text
 from amc.invalid import explain
 from amc.plan import Plan
+from amc.strict_json import MB, Limits, read_json
 
-MAX_BYTES = 50_000_000
+LIMITS = Limits(size=50 * MB, values=2_000_000, depth=8, text=2_000)
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]  # the largest that every reader of JSON keeps
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Text = Annotated[str, Field(max_length=1_000)]
+Site = Annotated[str, Field(min_length=1, max_length=500)]
 PatternName = Literal["dense", "2:4", "1:4", "csr", "csc", "4x1", "vector", "kernel"]
 KernelName = Literal["dense", "nm", "csr", "csc", "block"]
 # As amc.kernels.patterns.KERNEL_OF, which takes a second to import; a test holds them together.
@@ -48,7 +51,7 @@ class ChoicePart(_Part):
     """What happens at one site; see ``amc.plan.Choice``."""
 
     keep_ratio: float = Field(ge=0, le=1, description="of a removed block 0")
-    kept: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
+    kept: Annotated[tuple[Count, ...], Field(min_length=1, max_length=1_000_000)] | None = Field(
         description="ascending channel indices; of units, beside grouped convolutions; null: the "
         "site decides on a layer's weights, of channels that other sites keep",
     )
@@ -62,20 +65,26 @@ class ChoicePart(_Part):
     def _consistent(self) -> ChoicePart:
         kept = self.kept
         if kept is not None and any(a >= b for a, b in itertools.pairwise(kept)):
-            raise ValueError("kept must list ascending channel indices, each once")
+            raise ValueError("kept must list ascending channel indices, each once; sort them")
         if kept is not None and self.pattern != "dense":
             raise ValueError("pattern must be dense where channels are kept; weights have a site")
         if kept is None and self.keep_ratio not in ({0, 1} if self.pattern == "dense" else {1}):
-            raise ValueError("keep_ratio must be 1 where kept is null, or 0 for a removed block")
+            raise ValueError(
+                "keep_ratio must be 1 where kept is null, or 0 for a removed block; change it"
+            )
         if kept is not None and not self.keep_ratio:
-            raise ValueError("keep_ratio must be above 0 where channels are kept")
+            raise ValueError("keep_ratio must be above 0 where channels are kept; raise it")
         if (self.pattern == "dense") != (self.sparsity == 0):
-            raise ValueError(f"sparsity {self.sparsity:g} contradicts pattern {self.pattern!r}")
+            raise ValueError(
+                f"sparsity {self.sparsity:g} contradicts pattern {self.pattern!r}; change either"
+            )
         own = {"2:4": 0.5, "1:4": 0.75}.get(self.pattern, self.sparsity)
         if self.sparsity != own:
-            raise ValueError(f"sparsity of pattern {self.pattern!r} must be {own}")
+            raise ValueError(f"sparsity of pattern {self.pattern!r} must be {own}; change it")
         if self.kernel not in ("dense", KERNEL_NAMES[self.pattern]):
-            raise ValueError(f"kernel {self.kernel!r} does not run pattern {self.pattern!r}")
+            raise ValueError(
+                f"kernel {self.kernel!r} does not run pattern {self.pattern!r}; take 'dense'"
+            )
         return self
 
 
@@ -111,9 +120,11 @@ class MeasuredPart(_Part):
 class CostsPart(_Part):
     """Predicted from the table, and measured; never mixed."""
 
-    batch_size: int = Field(ge=1)
-    threads: int = Field(ge=1)
-    budget: dict[str, float] = Field(description="the budget's key and its fraction of dense")
+    batch_size: int = Field(ge=1, le=65536)
+    threads: int = Field(ge=1, le=1024)
+    budget: dict[Text, float] = Field(
+        max_length=10, description="the budget's key and its fraction of dense"
+    )
     predicted: CostPart
     predicted_dense: CostPart
     measured: MeasuredPart | None = None
@@ -122,7 +133,7 @@ class CostsPart(_Part):
 class AccuracyPart(_Part):
     """Scores as fractions; ``finetuned_*`` are those after the short fine-tuning."""
 
-    metric: str
+    metric: Text
     search: float
     search_images: Count
     test: float | None
@@ -138,10 +149,10 @@ class EvaluationPart(_Part):
     """What a score depends on beside the plan and the weights."""
 
     data: Literal["pack", "full"]
-    search_images: int | None = Field(ge=1)
-    calibration_images: int = Field(ge=1)
+    search_images: int | None = Field(ge=1, le=2**53)
+    calibration_images: int = Field(ge=1, le=2**53)
     batch_norm_images: int | None = Field(
-        None, ge=1, description="calibration images that statistics come from; null: all"
+        None, ge=1, le=2**53, description="calibration images that statistics come from; null: all"
     )
     fold_batch_norm: bool = Field(False, description="whether scores are of a folded network")
     fast_scoring: bool = Field(
@@ -156,24 +167,24 @@ class EvaluationPart(_Part):
 class ProvenancePart(_Part):
     """Where the plan comes from."""
 
-    agent: str
-    seed: int
+    agent: Text
+    seed: int = Field(ge=0, lt=2**31)
     evaluations: Count
     config_digest: Sha256
     table_digest: Sha256
-    device: str
-    versions: dict[str, str]
+    device: Text
+    versions: dict[Text, Text] = Field(max_length=100)
 
 
 class PlanFile(_Part):
     """A plan for one trained network, and what is known of it."""
 
     schema_version: Literal[1, 2] = Field(description="2: some layers are sparse")
-    task: str
+    task: Text
     network_digest: Sha256
     weights: FilePart | None = Field(description="weights that the score depended on, or null")
     finetuned: FilePart | None = Field(description="weights after the short fine-tuning, or null")
-    choices: dict[str, ChoicePart] = Field(min_length=1, max_length=100_000)
+    choices: dict[Site, ChoicePart] = Field(min_length=1, max_length=100_000)
     costs: CostsPart
     accuracy: AccuracyPart
     evaluation: EvaluationPart
@@ -197,24 +208,13 @@ def weights_beside(plan: Path, role: str) -> Path:
 
 def read_plan(path: Path) -> PlanFile:
     """Return the checked content of a plan file; ``InputError`` says what is wrong with it."""
-    if not path.is_file():
-        raise InputError(f"plan {str(path)!r} is not a file; check the path")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"plan {str(path)!r} is larger than {MAX_BYTES} bytes; that is no plan")
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"plan {str(path)!r} is not readable JSON: {error}") from error
+    value = read_json(path, "plan", LIMITS)
     if not isinstance(value, dict):
-        raise InputError(f"plan {str(path)!r} must be a JSON object")
+        raise InputError(f"plan {str(path)!r} must be a JSON object; name one that amc wrote")
     try:
-        return PlanFile(**value)
+        return PlanFile.model_validate(value)
     except ValidationError as error:
         raise InputError(f"plan {str(path)!r}: {explain(error, PlanFile)}") from error
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def schema() -> dict[str, Any]:

@@ -14,12 +14,15 @@ CONFIGURE = $(CMAKE) -S . -B build/kernels -G Ninja || { rm -f build/kernels/CMa
 CASES ?= 400
 # Those of an emulated processor, which is some hundred times slower.
 EMULATED ?= 40
+# How often `make faults` kills each agent's driver at a random moment.
+MOMENTS ?= 20
+FAULTS ?= tests/faults tests/test_sync.py tests/test_tracking.py
 SANITIZED := tests/kernels
 # In this order, before Python: the checking of addresses, what it needs to see exceptions.
 SANITIZERS = $(shell for name in libasan.so libubsan.so libstdc++.so; do $(or $(CXX),g++) -print-file-name=$$name; done)
 ARM := aarch64-linux-gnu
 
-.PHONY: quickstart setup kernels check test slow sanitize emulate clean
+.PHONY: quickstart setup kernels check test slow faults sanitize emulate clean
 .DEFAULT_GOAL := quickstart
 
 # A run that is there already is gone on with; remove the folder to start afresh.
@@ -54,7 +57,11 @@ test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m slow --ignore=tests/faults
+
+# Real processes and real faults: killed drivers and workers, full disks, servers that are away.
+faults: $(STAMP)
+	AMC_FAULT_MOMENTS=$(MOMENTS) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 $(FAULTS)
 
 # The C++ corpus, then the kernels' tests, with addresses and undefined behaviour checked.
 sanitize: $(STAMP)

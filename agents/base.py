@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from amc.errors import InputError
+from amc.printable import shown
 from amc.search_task import SearchTask
 
 
@@ -39,7 +40,7 @@ def require_number(
     numeric = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not numeric or not low <= value <= high:  # type: ignore[operator]
         raise InputError(
-            f"{field} must be {kind} {rule}, but got {value!r}; "
+            f"{field} must be {kind} {rule}, but got {shown(value)}; "
             "change it or leave it out for the default"
         )
 
@@ -48,10 +49,12 @@ def require_choice(field: str, value: object, known: tuple[str, ...]) -> None:
     """Raise ``InputError`` unless ``value`` is one of the ``known`` words."""
     if value not in known:
         words = " or ".join(repr(word) for word in known)
-        raise InputError(f"{field} must be {words}, but got {value!r}; choose one of them")
+        raise InputError(f"{field} must be {words}, but got {shown(value)}; choose one of them")
 
 
 def require_flag(field: str, value: object) -> None:
     """Raise ``InputError`` unless ``value`` is true or false."""
     if not isinstance(value, bool):
-        raise InputError(f"{field} must be true or false, but got {value!r}; choose one of them")
+        raise InputError(
+            f"{field} must be true or false, but got {shown(value)}; choose one of them"
+        )

@@ -71,6 +71,8 @@ class NetAdaptAgent(Agent):
     evaluations. All but the last are wider than the budget, so ``task.best()``, the result, is the
     last or a proposal of higher score within the budget that the rule did not choose.
 
+    Proposals that could not be scored never win; where none could be, the search ends there.
+
     Evaluations left over are not used: there is nothing to adapt below the budget.
     """
 
@@ -140,12 +142,15 @@ class NetAdaptAgent(Agent):
                 step = self.step * decay ** self.family[-1].iteration * dense_cost
                 target = max(task.budget.limit, cost - step)
             winner = self._iterate(task, self.family[-1], floor, target, dense_cost)
+            if winner is None:
+                return
             self._keep(task, winner)
             widths = winner.widths
 
     def _keep(self, task: SearchTask, winner: Winner) -> None:
         self.family.append(winner)
-        task.family.append(winner.evaluation)
+        if winner.evaluation.feasible:  # the dense network may not be
+            task.family.append(winner.evaluation)
 
     def shortfall(self, task: SearchTask, fraction: float) -> str | None:
         """Return why the steps do not add up to a budget of ``fraction`` of dense, or ``None``.
@@ -200,8 +205,11 @@ class NetAdaptAgent(Agent):
 
     def _iterate(
         self, task: SearchTask, last: Winner, floor: Widths, target: float, dense_cost: float
-    ) -> Winner:
-        """Propose, evaluate in one batch, and return the winner, the one after ``last``."""
+    ) -> Winner | None:
+        """Propose, evaluate in one batch, and return the winner, the one after ``last``.
+
+        ``None`` where no proposal could be scored.
+        """
         parent = last.evaluation.key if last.iteration else None  # dense: the network's own weights
         proposals: dict[Widths, str] = {}
         new = NewPlans(task, 0)
@@ -215,6 +223,12 @@ class NetAdaptAgent(Agent):
                 for p in proposals
             ]
         )
+        if not any(evaluation.feasible for evaluation in evaluations):
+            task.notify(
+                f"it ends after {last.iteration} iterations, as none of the next proposals could "
+                f"be scored: {evaluations[-1].reason}"
+            )
+            return None
         best = self._select(evaluations, last.evaluation, task, dense_cost)
         chosen = list(proposals)[best]
         return Winner(last.iteration + 1, proposals[chosen], target, chosen, evaluations[best])
@@ -259,18 +273,22 @@ class NetAdaptAgent(Agent):
         task: SearchTask,
         dense_cost: float,
     ) -> int:
-        """Return the index of the winner, the first of equals.
+        """Return the index of the winner, the first of equals; one of the feasible ones.
 
         ratio: argmin (acc_0 - acc + 1e-6) / (R_0 - R + 1e-5), R as fractions of the dense cost and
-        ``last``, the previous winner, as 0, as in the published code.
+        ``last``, the previous winner, as 0, as in the published code. Where ``last`` has no score,
+        as the dense network could not be scored, the best proposal's stands for it.
         """
-        scores = np.asarray([e.score for e in evaluations])
+        feasible = np.asarray([e.feasible for e in evaluations])
+        scores = np.asarray([e.score if e.feasible else -np.inf for e in evaluations])
         if self.rule == "accuracy":
             return int(np.argmax(scores))
         field = task.budget.field
         costs = np.asarray([float(getattr(e.cost, field)) for e in evaluations]) / dense_cost
         before = float(getattr(last.cost, field)) / dense_cost
-        return int(np.argmin((last.score - scores + 1e-6) / (before - costs + 1e-5)))
+        start = last.score if last.feasible else float(scores.max())
+        worth = (start - scores + 1e-6) / (before - costs + 1e-5)
+        return int(np.argmin(np.where(feasible, worth, np.inf)))
 
 
 def geometric(decay: float, terms: int) -> float:

@@ -10,19 +10,18 @@ Every function returns what its command prints with ``--json``. ``search`` and w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from amc import applied, finish, planned
+from amc import finish, planned
+from amc.app_plans import apply, evaluate_plan, export, finetune, import_masks, load_packed
 from amc.assembly import (
-    channel_importance,
     check_agents,
     frozen,
+    journal_facts,
     load_config,
     make_agent,
     make_env,
@@ -33,19 +32,21 @@ from amc.comparison_files import comparison
 from amc.config import SearchConfig, changed
 from amc.criteria.chosen import of_channels, of_weights
 from amc.data import Data
+from amc.drain_process import draining
+from amc.elsewhere import continue_elsewhere as continue_elsewhere_of
 from amc.errors import InputError
 from amc.explanation import explanation, explanation_picture
 from amc.files import check_writable
 from amc.growth import grown, say_who_did_not_grow
 from amc.inspection import inspection
-from amc.journal import Journal
-from amc.plan_file import read_plan
+from amc.journal import Journal, checked
+from amc.ownership import owned
 from amc.pricing import cost_model, measure_to, patterns_of
 from amc.registry import lookup
 from amc.reporting import Reporter, SilentReporter
 from amc.results import run_result, write_summary
 from amc.run_folder import RunFolder, write_config
-from amc.search_run import Found, folder_for, run_search, tracked_params
+from amc.search_run import Found, folder_for, run_search
 from amc.session import Session
 from amc.task import load_task
 from amc.tracking import Tracker, open_tracker, tracked
@@ -63,7 +64,9 @@ __all__ = [
     "frozen",
     "import_masks",
     "inspect",
+    "journal_facts",
     "load_config",
+    "load_packed",
     "make_agent",
     "make_env",
     "make_space",
@@ -71,6 +74,7 @@ __all__ = [
     "prepare",
     "resume",
     "search",
+    "sync",
     "train",
     "validate",
 ]
@@ -96,8 +100,8 @@ def search(
     check_agents(session)
     if path.is_dir():
         path.rmdir()  # empty; the new folder takes its place by rename
-    folder = RunFolder.create(path, config, session.facts, session.table.as_json())
-    return _run(folder, reporter, session, test)
+    folder = RunFolder.create(path, config, journal_facts(session), session.table.as_json())
+    return _run(folder, reporter, (session, test))
 
 
 def resume(
@@ -105,8 +109,14 @@ def resume(
     evaluations: int | None = None,
     reporter: Reporter | None = None,
     workers: int | None = None,
+    continue_elsewhere: bool = False,
 ) -> dict[str, Any]:
-    """Go on with the run in ``run_dir``, to more ``evaluations`` if given; return as ``search``."""
+    """Go on with the run in ``run_dir``, to more ``evaluations`` if given; return as ``search``.
+
+    A run comes out the same on equal processors, versions and code. Where these differ it is
+    refused, or with ``continue_elsewhere`` gone on with in new steps, to which the journal gives
+    every answer that it has.
+    """
     folder = RunFolder.open(run_dir)
     if evaluations is not None and evaluations < folder.config.evaluations:
         raise InputError(
@@ -118,56 +128,93 @@ def resume(
         make_agent(name, options)
     more = {} if evaluations is None else grown(folder.config, evaluations)
     config = changed({**folder.config.model_dump(mode="json"), **more}, workers=workers)
-    result = _run(replace(folder, config=config), reporter)
+    result = _run(replace(folder, config=config), reporter, elsewhere=continue_elsewhere)
     if evaluations is not None:
         say_who_did_not_grow(config, evaluations, result["rows"], reporter)
     return result
 
 
+def sync(
+    run_dir: Path, tracking_uri: str | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Deliver to MLflow what waits of the run in ``run_dir``, finished or not; return what did.
+
+    ``tracking_uri`` replaces the run's store for this once. See ``amc.sync`` for the keys.
+    """
+    from amc.sync import sync_run
+
+    return sync_run(RunFolder.open(run_dir), tracking_uri, reporter or SilentReporter())
+
+
 def _run(
     folder: RunFolder,
     reporter: Reporter,
-    session: Session | None = None,
-    test: Data | None = None,
+    prepared: tuple[Session, Data | None] | None = None,
+    elsewhere: bool = False,
 ) -> dict[str, Any]:
     """Make every search of the run, finish their winners together, and write the summary.
 
     A search that finds no plan within the budget is a row too, and the others are finished.
     """
     reporter.hint(f"amc resume {folder.path}")
-    if session is None:
-        latency = folder.config.latency.model_copy(
-            update={"target": str(folder.searches[0].target)}
-        )
-        own = folder.config.model_copy(update={"latency": latency})
-        session, test = prepare(own, reporter)
-        check_agents(session)
-        for one in folder.searches:
-            Journal(one.journal, session.facts)  # refuses another run's before anything is written
-        write_config(folder.path / "config.yaml", folder.config)
     with contextlib.ExitStack() as stack:
-        workers = stack.enter_context(open_workers(session.job(), session.config.workers, reporter))
+        stack.enter_context(owned(folder.path))
+        session, test = prepared or _prepare_again(folder, reporter)
+        journals = _open_journals(folder, session, reporter, elsewhere)
+        if prepared is None:
+            write_config(folder.path / "config.yaml", folder.config)
+        drain = stack.enter_context(draining(folder.path, folder.config.tracking_uri, reporter))
+        job, count = session.job(), session.config.workers
+        workers = stack.enter_context(open_workers(job, count, reporter, session.limits()))
         trackers: list[Tracker] = []
         found: list[Found] = []
-        for one in folder.searches:
+        for one, journal in zip(folder.searches, journals, strict=True):
             tracker = open_tracker(
-                folder.path,
+                one.folder,
                 experiment=folder.config.experiment,
                 run_name=f"{folder.path.name}/{one.name}",
                 warn=reporter.message,
                 uri=folder.config.tracking_uri,
             )
             trackers.append(stack.enter_context(tracked(tracker)))
-            tracker.start(
-                tracked_params(session, one), {"agent": one.agent, "task": session.task.name}
-            )
             method = make_agent(one.agent, folder.config.agents[one.agent])
-            found.append(run_search(session, one, method, workers, reporter, tracker))
-        rows = finish.finish_run(session, found, test, workers, reporter)
+            found.append(run_search(session, one, journal, method, workers, reporter, tracker))
+        with drain.quiet():
+            rows = finish.finish_run(session, found, test, workers, reporter)
         write_summary(folder.path, rows)
         for tracker, one_found, row in zip(trackers, found, rows, strict=True):
             finish.track(tracker, row, one_found.search.folder)
     return run_result(folder.path, folder.config.task, rows)
+
+
+def _prepare_again(folder: RunFolder, reporter: Reporter) -> tuple[Session, Data | None]:
+    """Return what ``prepare`` gives, priced by the table that the run began with."""
+    latency = folder.config.latency.model_copy(update={"target": str(folder.searches[0].target)})
+    own = folder.config.model_copy(update={"latency": latency})
+    session, test = prepare(own, reporter)
+    check_agents(session)
+    return session, test
+
+
+def _open_journals(
+    folder: RunFolder, session: Session, reporter: Reporter, elsewhere: bool
+) -> list[Journal]:
+    """Open every journal of the run, or refuse before anything is written."""
+    facts = journal_facts(session)
+    for one in folder.searches:
+        checked(one.journal, facts[one.agent], elsewhere)
+    if elsewhere:
+        for one in folder.searches:
+            for told in continue_elsewhere_of(one.journal, facts[one.agent]):
+                reporter.message(f"{one.name} goes on elsewhere: {told}")
+    journals = [Journal(one.journal, facts[one.agent]) for one in folder.searches]
+    for one, journal in zip(folder.searches, journals, strict=True):
+        if journal.torn_bytes:
+            reporter.message(
+                f"{one.name}: dropped the last {journal.torn_bytes} bytes of the journal, a record "
+                "that was cut short"
+            )
+    return journals
 
 
 def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -216,119 +263,6 @@ def compare(
     from amc.paired import paired_rows
 
     return {**answer, "paired": [r for path in run_dirs for r in paired_rows(path, paired)]}
-
-
-def import_masks(
-    state: Path, source: str, out: Path, reporter: Reporter | None = None
-) -> dict[str, Any]:
-    """Write the plan of a network that ``torch.nn.utils.prune`` masked, and its weights beside it.
-
-    ``state`` is the file of its ``state_dict``; ``source`` names the unpruned network, as a task or
-    a configuration, whose latency, data and images count. See ``amc.imported``.
-    """
-    from amc.imported import import_masks as imported
-    from search_spaces.patterns import PatternSpace
-
-    torch.set_num_threads(1)
-    config = load_config(source, ["recovery=none", "finetune_steps=0", "budget.params=1"])
-    task = load_task(config.task, config.data, config.data_folder)
-    images = config.search_images or len(task.search)
-    return imported(
-        config,
-        replace(task, search=task.search[:images]),
-        state,
-        out,
-        lambda task, rungs: PatternSpace.with_rungs(task.network, task.inputs, rungs),
-        reporter or SilentReporter(),
-    )
-
-
-def export(run_dir: Path, agent: str | None, seed: int | None, out: Path) -> dict[str, Any]:
-    """Copy a run's plan, and the weights that it names, to ``out``; by default the best agent's."""
-    return planned.export(RunFolder.open(run_dir).plan(agent, seed), out)
-
-
-def apply(
-    plan: Path,
-    out: Path,
-    from_original: bool = False,
-    task: str | None = None,
-    finetuned: bool = False,
-    data_folder: str | None = None,
-    unpacked: bool = False,
-    masks: bool = False,
-) -> dict[str, Any]:
-    """Write the compressed network to ``out``: safetensors, ONNX or torch.export by its suffix.
-
-    Sparse layers are packed in safetensors, unless ``unpacked``; ``load_packed`` reads them. With
-    ``masks`` they have the masks of ``torch.nn.utils.prune``.
-    """
-    if from_original and finetuned:
-        raise InputError("--from-original and --finetuned exclude each other; choose one")
-    if masks and unpacked:
-        raise InputError("--masks and --unpacked exclude each other; choose one")
-    torch.set_num_threads(1)
-    source = "original" if from_original else "finetuned" if finetuned else "plan"
-    form: applied.Form = "masks" if masks else "unpacked" if unpacked else "packed"
-    return applied.apply(plan, out, source, task, data_folder, form)
-
-
-def load_packed(file: Path, plan: Path, task: str | None = None) -> nn.Module:
-    """Return the network that ``apply`` wrote for a plan with sparse layers, ready to run.
-
-    It runs on the compiled kernels, or on torch where they are not at hand. ``task`` names the
-    plan's network if it is one's own.
-    """
-    facts = read_plan(plan)
-    return applied.load_packed(file, facts, planned.load_planned_task(facts, task, None))
-
-
-def finetune(
-    plan: Path | Sequence[Path],
-    out: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-    *,
-    resume: bool = False,
-    task: str | None = None,
-    data_folder: str | None = None,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Fine-tune a plan's network into the folder ``out``, by default ``PLAN-finetuned`` beside it.
-
-    ``settings`` are fields of ``amc.finetune_settings.FinetuneSettings``. With ``resume`` an
-    interrupted fine-tuning in ``out`` is gone on with, to the very weights that it would have
-    reached. Returns its report, which says with which weights the compressed network reaches what.
-    A run folder, or a list of plans and run folders, are many plans, without ``out``: each is
-    fine-tuned into the folder beside it; returns a row for each.
-    """
-    from amc.finetune_batch import folder_beside, run_finetunings
-    from amc.finetune_run import run_finetuning
-
-    given, quiet = settings or {}, reporter or SilentReporter()
-    if isinstance(plan, Path) and not plan.is_dir():
-        folder = out or folder_beside(plan)
-        return run_finetuning(
-            plan, folder, given, resume, channel_importance, task, data_folder, quiet
-        )
-    if out is not None:
-        raise InputError(
-            f"--out {str(out)!r} is for one plan; leave it out, as each of several plans is "
-            "fine-tuned into the folder PLAN-finetuned beside it"
-        )
-    plans = [plan] if isinstance(plan, Path) else plan
-    return run_finetunings(plans, given, resume, channel_importance, task, data_folder, quiet)
-
-
-def evaluate_plan(
-    plan: Path, task: str | None = None, data_folder: str | None = None
-) -> dict[str, Any]:
-    """Return accuracy now and on record, and latency predicted, measured on record and now.
-
-    ``backend`` names the kernels of the table that it was measured against; ``None`` where it was
-    not measured, as a plan does not say what its latencies on record ran on.
-    """
-    torch.set_num_threads(1)
-    return {"backend": None, **planned.evaluate(plan, task, data_folder)}
 
 
 def validate(path: Path) -> dict[str, Any]:

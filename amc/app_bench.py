@@ -19,6 +19,7 @@ from amc.config import SearchConfig
 from amc.config_sections import LatencyConfig, RacingConfig
 from amc.errors import InputError
 from amc.files import check_writable, write_json
+from amc.journal import Journal
 from amc.latency.device import describe_clocks, describe_device, kernel_digest, target_path
 from amc.reporting import Reporter, SilentReporter
 from amc.run_folder import RunFolder
@@ -175,7 +176,8 @@ def _ddpg_search(session: Session, reporter: Reporter, workers: Workers | None =
     """Make the session's search in a folder of its own, which is removed; by default in process."""
     with tempfile.TemporaryDirectory(prefix="amc-bench-") as parent:
         path = Path(parent) / "run"
-        folder = RunFolder.create(path, session.config, session.facts, session.table.as_json())
+        facts = app.journal_facts(session)
+        folder = RunFolder.create(path, session.config, facts, session.table.as_json())
         tracker = open_tracker(
             path, experiment="amc", run_name="bench", warn=reporter.message, uri="off"
         )
@@ -183,7 +185,9 @@ def _ddpg_search(session: Session, reporter: Reporter, workers: Workers | None =
             workers = pool = InProcess(session.job())
             pool.prepare()
         method = app.make_agent("ddpg", session.config.agents["ddpg"])
-        return run_search(session, folder.searches[0], method, workers, reporter, tracker)
+        (search,) = folder.searches
+        journal = Journal(search.journal, facts[search.agent])
+        return run_search(session, search, journal, method, workers, reporter, tracker)
 
 
 def bench_kernels(

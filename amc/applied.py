@@ -117,8 +117,10 @@ def load_packed(file: Path, plan: PlanFile, task: LoadedTask) -> nn.Module:
     try:
         state = load_file(file)
         ready.load_state_dict(state)
-    except (RuntimeError, SafetensorError) as error:
-        raise InputError(f"{str(file)!r} is not the plan's packed network: {error}") from error
+    except (RuntimeError, SafetensorError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{str(file)!r} is not the plan's packed network: {error}; apply the plan again"
+        ) from error
     if state_digest(state) != found.get(CONTENT):
         raise InputError(
             f"{str(file)!r} holds other values than were written to it; apply the plan again"
@@ -142,7 +144,9 @@ def _metadata(file: Path) -> dict[str, str]:
         with safe_open(file, framework="pt") as opened:
             return dict(opened.metadata() or {})
     except Exception as error:  # safetensors raises a type of its own
-        raise InputError(f"{str(file)!r} is not readable safetensors: {error}") from error
+        raise InputError(
+            f"{str(file)!r} is not readable safetensors: {error}; apply the plan again"
+        ) from error
 
 
 def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> None:

@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agents import AGENTS
+from amc.code_digest import code_digest
 from amc.config import SearchConfig, changed, load_yaml, parse_config
 from amc.cost import cost_of, make_budget
 from amc.coupling import ChannelGroup
+from amc.criteria import CRITERIA
 from amc.criteria.chosen import of_channels
 from amc.data import Data
 from amc.errors import InputError
 from amc.evaluators import ScoringEvaluator
 from amc.layer_statistics import Statistics
+from amc.machine import machine_facts
 from amc.pricing import cost_model
+from amc.printable import dotted, shown
 from amc.registry import lookup, nearest
 from amc.reporting import Reporter, SilentReporter
 from amc.scores import check_score
@@ -39,6 +43,13 @@ from search_spaces.channel import ChannelSpace
 if TYPE_CHECKING:
     from envs.pruning import PruningEnv
 
+MOST_EVALUATIONS = 1_000_000
+# What decides, with all that it imports, what evaluations come to: scores, costs, plans, and order.
+EVALUATIONS = (
+    *("amc.worker", "amc.evaluators", "amc.session", "amc.search_run"),
+    *("amc.network_cost", "amc.error_curves", "amc.latency.table"),
+)
+SCORING = Path(__file__).parent / "scoring" / "csrc"
 OF_THE_SEARCH = ("evaluations", "horizon")  # options of every agent that are not its constructor's
 
 
@@ -111,19 +122,45 @@ def make_agent(name: str, options: dict[str, Any]) -> SearchMethod:
     known = list(python_inspect.signature(agent_class).parameters)
     for key in OF_THE_SEARCH:
         count = options.get(key, 1)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        if not whole or not 1 <= count <= MOST_EVALUATIONS:
             raise InputError(
-                f"agents.{name}.{key} must be a whole number above 0, but got {count!r}"
+                f"agents.{name}.{key} must be a whole number above 0, at most {MOST_EVALUATIONS}, "
+                f"but got {shown(count)}; change it"
             )
     own = {key: value for key, value in options.items() if key not in OF_THE_SEARCH}
     for key in own:
         if key not in known:
             raise InputError(
-                f"agents.{name}.{key} is not a known option{nearest(key, known)} "
-                f"Known: {', '.join([*OF_THE_SEARCH, *known])}"
+                f"agents.{name}.{dotted([key])} is not a known option"
+                f"{nearest(key[:100], known) or ';'} Known: {', '.join([*OF_THE_SEARCH, *known])}"
             )
     agent: SearchMethod = agent_class(**own)
     return agent
+
+
+def journal_facts(session: Session) -> dict[str, dict[str, Any]]:
+    """Return by agent what a journal depends on: the session's facts, the machine and the code.
+
+    Of a user's own task the file of its factory counts as well.
+    """
+    space, criteria = SEARCH_SPACES[session.config.space], [*CRITERIA.values()]
+    evaluations = [*EVALUATIONS, *map(_module, [space, *criteria])]
+    factory, colon, _ = session.config.task.partition(":")
+    own = getattr(sys.modules.get(factory), "__file__", None)
+    files = [*sorted(SCORING.iterdir()), *([Path(own)] if colon and own else [])]
+    common, digest = {**session.facts, "machine": machine_facts()}, code_digest(evaluations, files)
+    return {
+        name: {
+            **common,
+            "code": {"agent": code_digest([_module(AGENTS[name])]), "evaluations": digest},
+        }
+        for name in session.config.agents
+    }
+
+
+def _module(entry: str) -> str:
+    return entry.partition(":")[0]
 
 
 def check_agents(session: Session) -> None:

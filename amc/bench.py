@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc.bench_evaluation import random_plans
+from amc.failures import Failure
 from amc.reporting import Reporter
 from amc.search_run import Found
 from amc.session import Session
@@ -41,6 +42,7 @@ def ray_pools(job: Job, count: int) -> Iterator[Pools]:
 
     pool = RayWorkers(job, count)
     try:
+        pool.prepare()
         yield {number: pool.first(number) for number in range(1, count + 1)}
     finally:
         pool.close()
@@ -118,7 +120,9 @@ class _Stopwatch:
         self._pool = pool
         self.waited_s = 0.0
 
-    def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Outcome]:
+    def run(
+        self, batch: Sequence[Work], finished: Finished | None = None
+    ) -> Sequence[Outcome | Failure]:
         begin = time.perf_counter()
         outcomes = self._pool.run(batch, finished)
         self.waited_s += time.perf_counter() - begin

@@ -13,7 +13,7 @@ from amc.config import NOT_OF_THE_RESULT, SearchConfig
 from amc.cost import BUDGET_KEYS, Budget
 from amc.errors import InputError
 from amc.evaluation import Evaluation
-from amc.journal import read_journal
+from amc.journal import context_facts, read_journal
 from amc.learning_curves import Spread, curves_of, within
 from amc.plan import digest
 from amc.plan_file import read_plan
@@ -84,7 +84,12 @@ def _read_run(folder: RunFolder, label: str) -> RunRecord:
                 f"{str(folder.path)!r} has no result of {one.name} in its summary.json; go on "
                 f"with: amc resume {folder.path}"
             )
-        facts, history = read_journal(one.journal, repair=False)
+        header, history = read_journal(one.journal)
+        facts = context_facts(header)
+        if not history:
+            raise InputError(
+                f"{str(one.journal)!r} holds no evaluation; go on with: amc resume {folder.path}"
+            )
         searches.append(
             SearchRecord(
                 *(label, one.agent, one.seed, row, tuple(history)),
@@ -102,7 +107,10 @@ def _budget(config: SearchConfig, row: Mapping[str, Any], search: Search) -> Bud
     dense = row.get("dense")
     cost = dense.get(name) if isinstance(dense, dict) else None
     if not isinstance(cost, (int, float)):
-        raise InputError(f"the summary's row of {search.name} has no number at dense.{name}")
+        raise InputError(
+            f"the summary's row of {search.name} has no number at dense.{name}; write it again "
+            f"with: amc resume {search.folder.parent}"
+        )
     return Budget(key, fraction, fraction * cost)
 
 

@@ -23,6 +23,7 @@ from amc.curve_plots import learning_curves
 from amc.plots import Point
 from amc.result_text import LEFT_COLUMNS, RIGHT_COLUMNS, cells, dense_cells, legend
 
+DRAWN = ("predicted_latency_s", "search_accuracy")  # of the dense network
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -86,7 +87,7 @@ def _setting(name: tuple[str, int], runs: Sequence[RunRecord]) -> dict[str, Any]
                 tradeoffs,
                 title,
                 [Series.of(group) for group in groups],
-                [_dense_point(one) for one in dense if one.get("search_accuracy") is not None],
+                [_dense_point(one) for one in dense if None not in map(one.get, DRAWN)],
                 measured,
                 sorted(1e3 * limit for limit in limits),
             )

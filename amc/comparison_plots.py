@@ -62,7 +62,11 @@ class Series:
         return Series(
             group.label,
             points,
-            [_point(r["predicted_latency_s"], r["search_accuracy"]) for r in rows],
+            [
+                _point(r["predicted_latency_s"], r["search_accuracy"])
+                for r in rows
+                if None not in (r.get("predicted_latency_s"), r["search_accuracy"])
+            ],
             [p for row in rows if (p := measured_point(row)) is not None],
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from amc.errors import InputError
 from amc.files import write_bytes
+from amc.strict_json import parse_json
 from amc.task import Score, accuracy, right
 
 FACTS = "amc.correctness"
@@ -57,8 +58,13 @@ def read_correctness(path: Path) -> dict[str, Correct]:
     """Return what ``write_correctness`` wrote; ``InputError`` where it cannot be read."""
     try:
         with safe_open(path, framework="numpy") as file:
-            images = int(json.loads((file.metadata() or {})[FACTS])["images"])
+            facts = parse_json((file.metadata() or {})[FACTS].encode(), f"{str(path)!r}")
+            images = int(facts["images"])
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if any(
+            bits.dtype != np.uint8 or bits.shape != (-(-images // 8),) for bits in packed.values()
+        ):
+            raise ValueError(f"its bits are not those of {images} images")
         return {
             name: np.unpackbits(bits, count=images).astype(np.bool_)
             for name, bits in packed.items()

@@ -12,3 +12,10 @@ class BudgetSpent(Exception):
 
     It ends an agent's plain loop; ``amc.search_run.run_search`` catches it.
     """
+
+
+class SearchFailed(RuntimeError):
+    """A search cannot go on, for a reason that lies outside of it: workers, the task, the machine.
+
+    The command line prints its message and how to go on, and leaves with exit code 1.
+    """

@@ -4,30 +4,34 @@ that; before it, where a search races, one that knows the best so far.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from amc.cost import Budget, CostModel, cost_of
-from amc.errors import InputError
+from amc.errors import InputError, SearchFailed
 from amc.evaluation import Evaluation, Evaluator, Request, best_of
+from amc.failures import Failure
 from amc.objective import Objective
 from amc.plan import Plan
 from amc.sites import Site
 from amc.weights import Weights, state_sha256
 from amc.worker import Outcome, Work
-from amc.workers import Workers
+from amc.workers import Workers, outcomes
 
 
 @dataclass(frozen=True)
 class Pricing:
-    """What turns a score into an evaluation: costs, objective, budget; and what keys depend on."""
+    """What turns a score into an evaluation: costs, objective, budget; and what keys depend on.
+
+    A plan that cannot be scored earns ``infeasible_reward``; ``None``: what score 0 would earn.
+    """
 
     sites: tuple[Site, ...]
     cost_model: CostModel
     objective: Objective
     budget: Budget
     context: str
+    infeasible_reward: float | None = None
 
 
 class ScoringEvaluator:
@@ -47,8 +51,9 @@ class ScoringEvaluator:
         """Return one evaluation a request, in order."""
         observed: list[dict[str, object]] = [{} for _ in requests]
 
-        def finished(position: int, seconds: float, worker: str) -> None:
-            observed[position] = {"worker": worker, "evaluation_s": round(seconds, 6)}
+        def finished(position: int, seconds: float, worker: str, earlier: tuple[str, ...]) -> None:
+            again = {"attempts": len(earlier) + 1, "failures": list(earlier)} if earlier else {}
+            observed[position] = {"worker": worker, "evaluation_s": round(seconds, 6), **again}
 
         parents = {request.parent for request in requests if request.parent is not None}
         if parents and self.weights is not None:
@@ -62,7 +67,7 @@ class ScoringEvaluator:
 
     def rerun(self, request: Request) -> Outcome:
         """Return the outcome of one request again, weights included."""
-        return self._workers.run([self._work(request)])[0]
+        return outcomes(self._workers.run([self._work(request)]))[0]
 
     def _work(self, request: Request) -> Work:
         if request.measure:
@@ -86,20 +91,27 @@ class ScoringEvaluator:
         return pricing.objective.score_for(self.reward_to_beat, cost, pricing.budget)
 
     def _evaluation(
-        self, request: Request, outcome: Outcome, seen: dict[str, object]
+        self, request: Request, result: Outcome | Failure, seen: dict[str, object]
     ) -> Evaluation:
+        evaluation = (
+            self._infeasible(request, result, seen)
+            if isinstance(result, Failure)
+            else self._scored(request, result, seen)
+        )
+        if self.weights is not None:
+            state = None if isinstance(result, Failure) else result.state
+            self.weights.note(evaluation, state)
+        return evaluation
+
+    def _scored(self, request: Request, outcome: Outcome, seen: dict[str, object]) -> Evaluation:
         pricing = self._pricing
         cost = cost_of(pricing.cost_model, widths_of(request.plan, pricing.sites))
-        finite = math.isfinite(outcome.score)
-        score = outcome.score if finite else 0.0
-        evaluation = Evaluation(
+        return Evaluation(
             key=request.digest(pricing.context),
             request=request,
-            score=score,
+            score=outcome.score,
             cost=cost,
-            reward=pricing.objective(score, cost, pricing.budget),
-            feasible=finite,
-            reason="" if finite else "the network's output is not finite",
+            reward=pricing.objective(outcome.score, cost, pricing.budget),
             weights_sha256=None if outcome.state is None else state_sha256(outcome.state),
             observed={
                 **seen,
@@ -109,12 +121,26 @@ class ScoringEvaluator:
                 "recover_s": round(outcome.recover_s, 6),
                 "score_s": round(outcome.score_s, 6),
             },
-            task_score=outcome.task_score if finite else None,
+            task_score=outcome.task_score,
             stopped_after=outcome.stopped_after,
         )
-        if self.weights is not None:
-            self.weights.note(evaluation, outcome.state)
-        return evaluation
+
+    def _infeasible(
+        self, request: Request, failure: Failure, seen: dict[str, object]
+    ) -> Evaluation:
+        pricing = self._pricing
+        cost = cost_of(pricing.cost_model, widths_of(request.plan, pricing.sites))
+        reward = pricing.infeasible_reward
+        return Evaluation(
+            key=request.digest(pricing.context),
+            request=request,
+            score=0.0,
+            cost=cost,
+            reward=pricing.objective(0.0, cost, pricing.budget) if reward is None else reward,
+            feasible=False,
+            reason=failure.reason,
+            observed={**seen, "kind": failure.kind},
+        )
 
 
 class CachedEvaluator:
@@ -148,6 +174,43 @@ class CachedEvaluator:
             answer = self._answers[key]
             answers.append(replace(answer, cached=True, observed={}) if cached else answer)
         return answers
+
+
+class FailureGuard:
+    """Stands between journal and cache, and ends a search whose failures have one cause.
+
+    So many evaluations that are infeasible for the same reason, one after the other, raise
+    ``SearchFailed``, cached copies not counted. The batch with the last of them is then on no
+    record: once the cause is mended, a search that goes on makes it again.
+    """
+
+    IN_A_ROW = 5
+
+    def __init__(self, inner: Evaluator, recorded: Sequence[Evaluation] = ()) -> None:
+        """``recorded`` are the evaluations that the journal answers, which come first."""
+        self._inner = inner
+        self._reason, self._count = "", 0
+        for evaluation in recorded:
+            self._follow(evaluation)
+
+    def evaluate(self, requests: Sequence[Request]) -> list[Evaluation]:
+        """Return one evaluation a request, in order."""
+        answers = self._inner.evaluate(requests)
+        for answer in answers:
+            self._follow(answer)
+            if self._count >= self.IN_A_ROW and not answer.cached and not answer.feasible:
+                raise SearchFailed(
+                    f"{self._count} evaluations in a row failed alike: {self._reason}; mend the "
+                    "cause, then resume the search: all that came before is kept"
+                )
+        return answers
+
+    def _follow(self, evaluation: Evaluation) -> None:
+        if evaluation.cached:
+            return
+        alike = not evaluation.feasible and evaluation.reason == self._reason
+        self._count = self._count + 1 if alike else int(not evaluation.feasible)
+        self._reason = evaluation.reason
 
 
 class RacingEvaluator:

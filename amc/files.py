@@ -33,21 +33,26 @@ def check_writable(path: Path, option: str, *, folder: bool = False) -> None:
         ) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` through a temporary file beside it: fsync, rename, fsync the folder."""
+def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Write ``path`` through a temporary file beside it: fsync, rename, fsync the folder.
+
+    Without ``sync`` the file outlives this process, but not surely a power cut.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,9 +65,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def sync(path: Path) -> None:
+    """Make what was written without ``sync`` last."""
+    _fsync(path)
+    _fsync(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` last."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -28,6 +28,7 @@ from amc.plan import digest
 from amc.plan_file import PlanFile
 from amc.plan_scores import Scorer, scorer, searched
 from amc.planned import build
+from amc.printable import printable
 from amc.prune_stages import Stage, removal_orders, stages_of
 from amc.pruning import Pruner
 from amc.recovery import Recovery
@@ -145,6 +146,11 @@ class FineTuning:
         self._reporter = reporter
         self._stages = job.stages()
         settings = job.settings
+        if self.progress.stage >= len(self._stages):
+            raise InputError(
+                f"checkpoint {str(out / CHECKPOINT)!r} stands at stage {self.progress.stage + 1} "
+                f"of {len(self._stages)}; start again in another folder"
+            )
         epoch = settings.epoch_steps(len(job.task.train))
         self._every = settings.check_every or epoch
         self._distillation: Distillation | None = None
@@ -182,8 +188,7 @@ class FineTuning:
         )
         trainer = self._trainer(network, stage)
         if saved is not None:
-            trainer.load(saved.trainer, progress.step)
-            torch.set_rng_state(saved.torch_generator)
+            self._go_on(saved, trainer)
         self._train(stage, trainer, bar)
         trainer.settle()
         if progress.best:
@@ -193,6 +198,21 @@ class FineTuning:
         kept_step = progress.best_step if progress.best else progress.step
         progress.next_stage(StageEnd(progress.step, kept_step, progress.step < stage.steps))
         return network
+
+    def _go_on(self, saved: Checkpoint, trainer: Trainer) -> None:
+        """Put the trainer where ``saved`` left it; ``InputError`` where that is of another."""
+        names = trainer.network.state_dict().keys()
+        try:
+            trainer.load(saved.trainer, self.progress.step)
+            torch.set_rng_state(saved.torch_generator)
+            if saved.progress.best and saved.progress.best.keys() != names:
+                raise ValueError("its best weights are of another network")
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            why = printable(" ".join(str(error).split()), 300)
+            raise InputError(
+                f"checkpoint {str(self._out / CHECKPOINT)!r} is not of this fine-tuning ({why}); "
+                "start again in another folder"
+            ) from None
 
     def _start(self, stage: Stage, previous: nn.Module | None) -> nn.Module:
         """Return the network that a stage begins with."""

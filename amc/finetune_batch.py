@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amc.contained import inside
 from amc.errors import InputError
-from amc.finetune_run import Importance, begun_with, check_new, run_finetuning
+from amc.finetune_report import accuracies_of
+from amc.finetune_run import REPORT, Importance, begun_with, check_new, run_finetuning
 from amc.finetune_variants import searched_as
 from amc.plan_file import PlanFile, read_plan
 from amc.reporting import Handle, Reporter
@@ -20,8 +22,11 @@ from amc.run_folder import RunFolder
 
 
 def folder_beside(plan: Path) -> Path:
-    """Return the folder of a plan's fine-tuning where none is named."""
-    return plan.parent / f"{plan.stem}-finetuned"
+    """Return the folder of a plan's fine-tuning where none is named.
+
+    ``InputError`` for one that is a link out of the plan's own folder.
+    """
+    return inside(plan.parent, plan.parent / f"{plan.stem}-finetuned")
 
 
 def run_finetunings(
@@ -105,7 +110,7 @@ def plans_of(sources: Sequence[Path]) -> list[Path]:
 
 
 def _row(path: Path, plan: PlanFile, report: Mapping[str, Any]) -> dict[str, Any]:
-    by_weights = {row["weights"]: row for row in report["accuracies"]}
+    by_weights = accuracies_of(dict(report), folder_beside(path) / REPORT, searched_as(plan))
     before, after = by_weights[searched_as(plan)], by_weights["finetuned"]
     return {
         "plan": str(path),

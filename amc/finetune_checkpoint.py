@@ -9,15 +9,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from amc.errors import InputError
 from amc.files import write_bytes
+from amc.finetune_report import Count, Identity, Part, Text
+from amc.invalid import explain
+from amc.printable import printable
+from amc.strict_json import parse_json
 
 VERSION = 1
 FACTS = "amc.finetune"
@@ -70,6 +75,45 @@ class Progress:
         self.best_score, self.best_step, self.stale, self.best = None, 0, 0, {}
 
 
+class _Check(Part):
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Count
+    step: Count
+    loss: float | None
+    search_accuracy: float
+
+
+class _StageEnd(Part):
+    model_config = ConfigDict(extra="forbid")
+
+    steps: Count
+    kept_step: Count
+    stopped_early: bool
+
+
+class _Progress(Part):
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Count
+    step: Count
+    checks: list[_Check]
+    ends: list[_StageEnd]
+    best_score: float | None
+    best_step: Count
+    stale: Count
+    train_s: float
+    resumed: Count
+    notes: list[Text]
+    best: dict[str, Any] = Field(max_length=0)  # they are tensors of the file
+
+
+class _Facts(Part):
+    version: Literal[1]
+    identity: Identity
+    progress: _Progress
+
+
 def write_checkpoint(
     path: Path, identity: Mapping[str, Any], progress: Progress, trainer: Mapping[str, Tensor]
 ) -> None:
@@ -96,11 +140,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Return a checkpoint; ``InputError`` where it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[FACTS])
+            text = (file.metadata() or {})[FACTS]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts["version"] != VERSION:
-            raise ValueError(f"version {facts['version']}, not {VERSION}")
-        raw = facts["progress"]
+        facts = _Facts.model_validate(parse_json(text.encode(), "its facts"))
+        raw = facts.progress.model_dump()
         progress = Progress(
             **{
                 **raw,
@@ -110,13 +153,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
             }
         )
         return Checkpoint(
-            facts["identity"], progress, _part(tensors, "trainer."), tensors["torch_generator"]
+            facts.identity.model_dump(),
+            progress,
+            _part(tensors, "trainer."),
+            tensors["torch_generator"],
         )
     except Exception as error:  # safetensors raises a type of its own that it does not export
+        why = explain(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}: {error}); start "
-            "again in another folder"
-        ) from error
+            f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}: "
+            f"{printable(why, 500)}); start again in another folder"
+        ) from None
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ DIR/test_correct.safetensors  which test images each row of the report's accurac
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
+from amc.contained import inside
 from amc.correctness import Correct, Marking, write_correctness
 from amc.coupling import ChannelGroup
 from amc.data import Data
@@ -25,12 +25,15 @@ from amc.errors import InputError
 from amc.files import check_writable, write_bytes, write_json, write_text
 from amc.finetune import CHECKPOINT, FinetuneJob, FineTuning
 from amc.finetune_checkpoint import Checkpoint, Progress, read_checkpoint
+from amc.finetune_report import read_report
 from amc.finetune_settings import FinetuneSettings, parse_settings
 from amc.finetune_variants import variants
+from amc.latency.table import MOST_BYTES
 from amc.plan import digest
 from amc.plan_file import PlanFile, read_plan
 from amc.planned import groups_of, load_planned_task
 from amc.reporting import Reporter
+from amc.strict_json import read_bytes
 from amc.task import LoadedTask, data_digest
 from amc.weights import state_sha256
 from amc.worker import state_arrays
@@ -123,7 +126,7 @@ def begun_with(out: Path) -> dict[str, Any] | None:
 
 def _recorded(out: Path) -> _Before:
     if (out / REPORT).is_file():
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        report = read_report(out / REPORT)
         return _Before(out, report["identity"], report=report)
     if not (out / CHECKPOINT).is_file():
         raise InputError(
@@ -165,7 +168,8 @@ def _finish(
     weights = {"file": WEIGHTS, "sha256": state_sha256(state)}
     write_text(out / "plan.json", _plan_file(job, rows, weights).text())
     if (table := job.folder / "target.json").is_file():
-        write_bytes(out / table.name, table.read_bytes())  # what `amc evaluate` times against
+        content = read_bytes(inside(job.folder, table), "latency table", MOST_BYTES)
+        write_bytes(out / table.name, content)  # what `amc evaluate` times against
     if correct:
         write_correctness(out / TEST_CORRECT, correct)
     report = {

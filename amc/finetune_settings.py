@@ -8,13 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from amc.config import load_yaml
 from amc.config_sections import RecoveryName
 from amc.errors import InputError
 from amc.invalid import explain
+from amc.printable import shown
+from amc.strict_yaml import parse_yaml
 
 EPOCHS = 8.0  # where neither steps nor epochs are given
 RECOVERY: RecoveryName = "least_squares+batch_norm"  # where a plan names no weights
@@ -45,17 +46,17 @@ class FinetuneSettings(BaseModel):
 
     steps: int | None = Field(None, ge=1, le=100_000_000)
     epochs: float | None = Field(None, gt=0, le=100_000)
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2, le=65536)
     learning_rate: float = Field(0.02, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    l1: float = Field(0.0, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1000)
+    l1: float = Field(0.0, ge=0, le=1000)
     distill: float = Field(0.0, ge=0, le=1)
-    temperature: float = Field(4.0, gt=0)
-    patience: int | None = Field(None, ge=1)
-    check_every: int | None = Field(None, ge=1)
+    temperature: float = Field(4.0, gt=0, le=1000)
+    patience: int | None = Field(None, ge=1, le=100_000_000)
+    check_every: int | None = Field(None, ge=1, le=100_000_000)
     augment: bool = False
     zeros: Literal["fixed", "sr_ste"] = "fixed"
-    stages: tuple[float, ...] = (1.0,)
+    stages: tuple[float, ...] = Field((1.0,), max_length=MAX_STAGES)
     criterion: str = Field("magnitude_l1", min_length=1, max_length=200)
     recovery: RecoveryName | None = None
     data: Literal["pack", "full"] | None = None
@@ -67,13 +68,10 @@ class FinetuneSettings(BaseModel):
     def _counted_stages(cls, value: Any) -> Any:
         """Accept YAML text, and a number of stages with equal steps between them."""
         if isinstance(value, str):
-            try:
-                value = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise ValueError(f"stages {value!r} is not readable YAML; try 3") from error
+            value = parse_yaml(value, f"stages {shown(value)}")
         if isinstance(value, int) and not isinstance(value, bool):
             if not 1 <= value <= MAX_STAGES:
-                raise ValueError(f"stages {value} must be from 1 to {MAX_STAGES}")
+                raise ValueError(f"stages {value} must be from 1 to {MAX_STAGES}; change it")
             return tuple((i + 1) / value for i in range(value))
         return value
 
@@ -83,8 +81,8 @@ class FinetuneSettings(BaseModel):
         rising = all(a < b for a, b in pairwise(value))
         if not value or len(value) > MAX_STAGES or not rising or value[0] <= 0 or value[-1] != 1:
             raise ValueError(
-                f"stages {list(value)} must rise from above 0 to 1, such as [0.5, 0.8, 1]; they "
-                "are fractions of the channels that the plan removes"
+                f"stages {shown(list(value))} must rise from above 0 to 1, such as [0.5, 0.8, "
+                "1]; they are fractions of the channels that the plan removes"
             )
         return value
 

@@ -7,7 +7,6 @@ processes; their accuracy is that of their fine-tuning's report, on test images.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from amc.config import NOT_OF_THE_RESULT
 from amc.deploy import deployed
 from amc.errors import InputError
 from amc.finetune_batch import folder_beside
+from amc.finetune_report import accuracies_of, read_report
 from amc.finetune_run import REPORT
 from amc.latency import LatencyTable
 from amc.latency.table import network_key
@@ -129,10 +129,12 @@ def _subjects(run: RunFolder) -> list[Subject]:
                 f"the plans of {str(run.path)!r} have not all been fine-tuned; do so with: "
                 f"amc finetune {run.path}{' --resume' if begun else ''}"
             )
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        by_weights = {one["weights"]: one for one in report["accuracies"]}
-        if by_weights["finetuned"]["test_accuracy"] is None:
-            raise InputError(f"{str(folder / REPORT)!r} has no accuracy on test images")
+        report = read_report(folder / REPORT)
+        by_weights = accuracies_of(report, folder / REPORT)
+        if None in (by_weights[name]["test_accuracy"] for name in ("dense", "finetuned")):
+            raise InputError(
+                f"{str(folder / REPORT)!r} has no accuracy on test images; leave this run out"
+            )
         subjects.append(
             Subject(
                 folder / "plan.json",

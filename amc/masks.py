@@ -6,6 +6,8 @@ is its weight.
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torch.nn.utils import prune as torch_prune
 
 from amc.errors import InputError
 from amc.kernels.patterns import KEEP, first_violation
+from amc.printable import printable, shown
 from amc.sites import THOUSAND
 from amc.sparsify import LayerPattern, can_be_sparse
 
@@ -47,23 +50,57 @@ def read_masked(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError) as error:
-        raise InputError(f"state {str(path)!r} is not readable: {error}") from error
-    except Exception as error:  # the unpickler raises types of its own
-        first = str(error).splitlines()[0]
+            _check_uncompressed(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old formats
+                state = torch.load(path, weights_only=True, map_location="cpu")
+    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, MemoryError) as error:
         raise InputError(
-            f"state {str(path)!r} holds more than tensors by name ({first}); save "
+            f"state {str(path)!r} is not readable: {_first_line(error)}; save "
+            "`network.state_dict()` again"
+        ) from None
+    except Exception as error:  # the unpickler raises types of its own
+        raise InputError(
+            f"state {str(path)!r} holds more than tensors by name ({_first_line(error)}); save "
             "`network.state_dict()` alone"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"state {str(path)!r} must hold tensors by name, as a state_dict does")
+        ) from None
+    if not isinstance(state, dict) or not all(map(_is_plain, state.items())):
+        raise InputError(
+            f"state {str(path)!r} must hold plain tensors by name, as a state_dict does; save "
+            "`network.state_dict()`"
+        )
     if not any(name.endswith(f".{MASK}") for name in state):
         raise InputError(
             f"state {str(path)!r} has no mask (NAME.{MASK}); save it before "
             "torch.nn.utils.prune.remove"
         )
     return state
+
+
+def _check_uncompressed(path: Path) -> None:
+    """Raise ``ValueError`` for an archive that would grow when it is read: torch writes none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed, as torch.save never does")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return printable(lines[0], 300)
+
+
+def _is_plain(item: tuple[Any, Any]) -> bool:
+    """Return whether a state's entry is a name and a tensor of real numbers in memory."""
+    name, tensor = item
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
+    )
 
 
 def load_masked(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -74,13 +111,15 @@ def load_masked(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """
     masked = [name.removesuffix(f".{MASK}") for name in state if name.endswith(f".{MASK}")]
     plain = dict(state)
+    layers = dict(network.named_modules())
+    _check_shapes(network, plain)  # before anything is computed: a tensor can claim any shape
     for name in masked:
-        layer = dict(network.named_modules()).get(name)
+        layer = layers.get(name)
         original, mask = plain.pop(f"{name}.{ORIGINAL}", None), plain.pop(f"{name}.{MASK}")
         if layer is None or original is None or not can_be_sparse(layer):
             raise InputError(
-                f"the state masks {name!r}, which is no layer of the network that a sparse kernel "
-                "can run; prune linear layers and convolutions of one group"
+                f"the state masks {shown(name)}, which is no layer of the network that a sparse "
+                "kernel can run; prune linear layers and convolutions of one group"
             )
         if original.shape != mask.shape:
             raise InputError(
@@ -90,15 +129,34 @@ def load_masked(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         plain[f"{name}.weight"] = original * mask
     for name, tensor in plain.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"the state's {name!r} is not finite; save the network before that")
+            raise InputError(
+                f"the state's {shown(name)} is not finite; save the network before that"
+            )
         if name.endswith(("_mask", "_orig")):
-            raise InputError(f"the state masks {name!r}; only masks of weights can be taken over")
+            raise InputError(
+                f"the state masks {shown(name)}; leave that out: only masks of weights can be "
+                "taken over"
+            )
     try:
         network.load_state_dict(plain)
     except RuntimeError as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"the state is not of this network: {text}") from error
+        text = printable(" ".join(str(error).split()), 500)
+        raise InputError(
+            f"the state is not of this network: {text}; name the task that it is of"
+        ) from None
     return masked
+
+
+def _check_shapes(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise ``InputError`` where a tensor is larger than any of its name can be."""
+    own = network.state_dict()
+    largest = max((tensor.numel() for tensor in own.values()), default=0)
+    for name, tensor in state.items():
+        if tensor.numel() > largest:
+            raise InputError(
+                f"the state is not of this network: {shown(name)} has {tensor.numel()} values, "
+                f"more than any tensor of it; name the task that it is of"
+            )
 
 
 def width_and_pattern(weight: Tensor) -> tuple[int, str] | None:

@@ -12,7 +12,6 @@ image whether it was right. Three networks of a plan are compared:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,11 @@ from amc.bootstrap import paired_difference
 from amc.correctness import Correct, read_correctness
 from amc.errors import InputError
 from amc.finetune_batch import folder_beside
+from amc.finetune_report import read_report
 from amc.finetune_run import REPORT, TEST_CORRECT
 from amc.finetune_variants import recovered_as, searched_as
 from amc.plan_file import read_plan
+from amc.printable import dotted, shown
 from amc.run_folder import RunFolder, Search
 
 NETWORKS = ("searched", "recovered", "finetuned")
@@ -102,7 +103,7 @@ def _tested(search: Search, again: str) -> _Tested:
     plan = read_plan(path)
     if not (folder / REPORT).is_file():
         raise InputError(f"{str(path)!r} has not been fine-tuned; do so with: {again}")
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report = read_report(folder / REPORT)
     if read_plan(folder / "plan.json").plan.digest != plan.plan.digest:
         raise InputError(
             f"{str(folder)!r} is the fine-tuning of another plan than {str(path)!r}; remove the "
@@ -116,6 +117,12 @@ def _tested(search: Search, again: str) -> _Tested:
     correct = read_correctness(folder / TEST_CORRECT)
     names = {"dense": "dense", "finetuned": "finetuned"}
     names |= {"searched": searched_as(plan), "recovered": recovered_as(plan)}
+    for key in names.values():
+        if key not in correct:
+            raise InputError(
+                f"{str(folder / TEST_CORRECT)!r} has no images of {key}, which its plan asks for; "
+                f"remove the folder, then: {again}"
+            )
     settings = {**report["identity"]["settings"], "seed": None}
     data = {"data": report["identity"]["data"], "images": len(correct["dense"])}
     return _Tested({name: correct[key] for name, key in names.items()}, settings | data)
@@ -125,10 +132,11 @@ def _check_alike(tested: Sequence[_Tested], run_dir: Path) -> None:
     """Raise ``InputError`` unless all were fine-tuned in the same way, on the same images."""
     first = tested[0].settings
     for other in tested[1:]:
-        for key in first:
-            if other.settings[key] != first[key]:
+        for key in {**first, **other.settings}:
+            mine, value = first.get(key), other.settings.get(key)
+            if mine != value:
                 raise InputError(
-                    f"the plans of {str(run_dir)!r} were not fine-tuned alike: {key} is "
-                    f"{first[key]!r} and {other.settings[key]!r}; remove the folders of one kind, "
+                    f"the plans of {str(run_dir)!r} were not fine-tuned alike: {dotted([key])} is "
+                    f"{shown(mine)} and {shown(value)}; remove the folders of one kind, "
                     f"then: amc finetune {run_dir} --resume"
                 )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from amc.compress import kept_of, realised
+from amc.contained import inside
 from amc.coupling import ChannelGroup, trace_coupling
 from amc.deploy import deployed
 from amc.errors import InputError
@@ -22,12 +22,13 @@ from amc.layer_times import layer_times
 from amc.plan_file import FilePart, PlanFile, read_plan, weights_beside
 from amc.plan_scores import scorer, searched
 from amc.pricing import is_here
+from amc.printable import printable, shown
 from amc.pruning import Pruner
 from amc.recovery import Recovery
 from amc.sparsify import layer_patterns, packed, sparse_layers
 from amc.task import LoadedTask, load_task
 from amc.timing import measure_deployed
-from amc.weights import state_sha256
+from amc.weights import read_state, state_sha256
 from amc.worker import state_tensors
 
 DOUBTFUL = 0.10  # of the measured latency
@@ -80,8 +81,8 @@ def groups_of(plan: PlanFile, task: LoadedTask) -> list[ChannelGroup]:
     for site, choice in plan.choices.items():
         if not choice.kept and site not in sparse and (site not in modules or choice.sparsity):
             raise InputError(
-                f"choices.{site} is no layer of task {task.name!r} that can be sparse, and no "
-                "block; the plan is not for it"
+                f"choices.{shown(site)[1:-1]} is no layer of task {task.name!r} that can be "
+                "sparse, and no block; the plan is not for it"
             )
         if not choice.kept:
             continue
@@ -92,13 +93,14 @@ def groups_of(plan: PlanFile, task: LoadedTask) -> list[ChannelGroup]:
         channels = by_name[site].channels
         if choice.kept[-1] >= channels:
             raise InputError(
-                f"choices.{site}.kept names channel {choice.kept[-1]}, but the site has {channels}"
+                f"choices.{site}.kept names channel {choice.kept[-1]}, but the site has "
+                f"{channels}; name channels below that"
             )
         ratio = len(choice.kept) / channels
         if not math.isclose(choice.keep_ratio, ratio, rel_tol=1e-6):
             raise InputError(
                 f"choices.{site}.keep_ratio {choice.keep_ratio:g} contradicts kept, which lists "
-                f"{len(choice.kept)} of {channels} channels: {ratio:g}"
+                f"{len(choice.kept)} of {channels} channels; write {ratio:g}"
             )
     return [by_name[site] for site, choice in plan.choices.items() if choice.kept]
 
@@ -132,21 +134,26 @@ def build(plan: PlanFile, folder: Path, task: LoadedTask, source: str = "plan") 
         Pruner(criterion, task.network, chosen, calibration).prune(network, plan.plan)
         recovery.recalibrate(network)
     else:
-        network.load_state_dict(_read_weights(named, folder))
+        state = _read_weights(named, folder)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            text = printable(" ".join(str(error).split()), 400)
+            raise InputError(
+                f"weights {named.file!r} are not of the network that the plan leaves: {text}; "
+                "restore the file, or apply with --from-original"
+            ) from None
     return network.eval()
 
 
 def _read_weights(named: FilePart, folder: Path) -> dict[str, Tensor]:
-    path = folder / named.file
+    path = inside(folder, folder / named.file)
     if not path.is_file():
         raise InputError(
             f"the plan's weights {named.file!r} are not beside it in {str(folder)!r}; copy them "
             "there, or apply with --from-original"
         )
-    try:
-        state = load_file(path)
-    except Exception as error:  # safetensors raises a type of its own that it does not export
-        raise InputError(f"weights {str(path)!r} are not readable safetensors: {error}") from error
+    state = read_state(path)
     found = state_sha256(state)
     if found != named.sha256:
         raise InputError(
@@ -238,7 +245,7 @@ def _table_of(plan: PlanFile, folder: Path) -> tuple[LatencyTable | None, str | 
     beside = (folder.parent if folder.name == "family" else folder) / "target.json"
     why = "the plan's table is not beside it"
     if beside.is_file():
-        table = LatencyTable.load(beside)
+        table = LatencyTable.load(inside(beside.parent, beside))
         if table.digest != plan.provenance.table_digest:
             why = f"{str(beside)!r} is not the table that the plan was priced with"
         elif not is_here(table):
@@ -264,7 +271,7 @@ def export(source: Path, out: Path) -> dict[str, Any]:
         _read_weights(named, source.parent)
         file = weights_beside(out, role)
         check_writable(file, "--out's weights")
-        contents[file] = (source.parent / named.file).read_bytes()
+        contents[file] = (source.parent / named.file).read_bytes()  # just read, and checked
         parts[role] = {"file": file.name, "sha256": named.sha256}
     text = PlanFile.model_validate(parts).text()
     for path, content in contents.items():  # all is checked; the plan comes last, as it names them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from amc import pareto
+from amc.files import write_bytes
 
 BLUE, GREY, ORANGE, RED, GREEN = "#1f5fa8", "#9aa3ad", "#d9822b", "#b3261e", "#2e7d4f"
 DPI = 130
@@ -196,6 +198,7 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the picture to ``path``; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    """Write the picture to ``path``, all or nothing; its folder is made."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    write_bytes(path, drawn.getvalue())

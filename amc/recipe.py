@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save
 
 from amc.config import load_yaml
+from amc.config_sections import PathText
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes
 from amc.invalid import explain
@@ -30,13 +31,13 @@ class Recipe(BaseModel):
 
     network: Literal["resnet8", "resnet20", "mobilenet"]
     data: Literal["pack", "full"] = "full"
-    data_folder: str | None = None
+    data_folder: PathText | None = None
     epochs: int = Field(12, ge=1, le=1000)
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, le=65536)
     learning_rate: float = Field(0.1, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    seed: int = 0
-    threads: int = Field(1, ge=1)
+    weight_decay: float = Field(5e-4, ge=0, le=1000)
+    seed: int = Field(0, ge=0, lt=2**31)
+    threads: int = Field(1, ge=1, le=1024)
 
 
 def read_recipe(path: Path) -> Recipe:

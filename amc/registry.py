@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amc.errors import InputError
+from amc.printable import shown
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -23,7 +24,7 @@ def lookup(registry: Mapping[str, str], name: str, field: str) -> Any:
     """
     if name not in registry:
         known = ", ".join(registry)
-        hint = nearest(name, list(registry)) or "."
-        raise InputError(f"{field} {name!r} is unknown{hint} Known: {known}")
+        hint = nearest(name[:200], list(registry)) or "."
+        raise InputError(f"{field} {shown(name)} is unknown{hint} Known: {known}")
     module, _, attribute = registry[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from amc import plots
+from amc import faults, plots
 from amc.curve_plots import learning_curves
 from amc.evaluation import Evaluation
 from amc.family import write_family
@@ -31,6 +31,7 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
     finetuned = _write_weights(folder, "finetuned.safetensors", final.finetuned_state)
     plan = plan_record(session, result, weights, finetuned)
     write_text(folder / "plan.json", plan.text())
+    faults.point("result.plan_written")
     _draw(session, found, dense)
     plots.keep_ratios(
         folder / "keep_ratios.png",
@@ -97,6 +98,7 @@ def _facts(session: Session, found: Found) -> dict[str, Any]:
         "batch_size": session.config.latency.batch_size,
         "backend": session.table.backend,
         "search_s": round(found.search_s, 3),
+        **found.times,
     }
 
 
@@ -127,6 +129,7 @@ def _write_family(session: Session, found: Found, dense: Dense) -> None:
 def write_summary(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``summary.json`` of the run."""
     write_json(run_dir / "summary.json", list(rows))
+    faults.point("summary.written")
 
 
 def run_result(run_dir: Path, task: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

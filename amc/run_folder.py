@@ -7,29 +7,22 @@ DIR/AGENT-sSEED/       config.yaml journal.jsonl target.json, then plan.json, we
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import yaml
 
+from amc import faults
 from amc.config import SearchConfig, load_yaml, parse_config
+from amc.contained import check_contained
 from amc.errors import InputError
 from amc.files import sync_folder, write_json, write_text
 from amc.journal import Journal
-
-# What every row of a summary has, and of which type.
-ROW_KEYS: dict[str, type | tuple[type, ...]] = {
-    "agent": str,
-    "seed": int,
-    "evaluations": int,
-    "search_accuracy": (int, float, NoneType),  # none: the search found no plan
-}
+from amc.summary_file import read_rows
 
 
 @dataclass(frozen=True)
@@ -74,9 +67,15 @@ class RunFolder:
 
     @staticmethod
     def create(
-        path: Path, config: SearchConfig, facts: Mapping[str, Any], table: Mapping[str, Any]
+        path: Path,
+        config: SearchConfig,
+        facts: Mapping[str, Mapping[str, Any]],
+        table: Mapping[str, Any],
     ) -> RunFolder:
-        """Write the folder of a new run; every file of it appears at once."""
+        """Write the folder of a new run; every file of it appears at once.
+
+        ``facts`` are those of each agent's journal.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
         building.chmod(0o755)
@@ -92,7 +91,7 @@ class RunFolder:
                     parse_config({**config.model_dump(mode="json"), **own}),
                 )
                 write_json(search.target, table)
-                Journal.create(search.journal, facts)
+                Journal.create(search.journal, facts[search.agent])
             building.rename(path)
         except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
@@ -102,6 +101,7 @@ class RunFolder:
                 ) from error
             raise
         sync_folder(path.parent)
+        faults.point("folder.created")
         return RunFolder(path, config)
 
     @staticmethod
@@ -112,6 +112,7 @@ class RunFolder:
                 f"{str(path)!r} is no run folder (it has no config.yaml); name one that amc search "
                 "wrote"
             )
+        check_contained(path)
         return RunFolder(path, parse_config(load_yaml(path / "config.yaml", "config")))
 
     def again(self, config: SearchConfig) -> RunFolder:
@@ -134,15 +135,13 @@ class RunFolder:
                 f"{str(self.path)!r} has no summary.json, so its search has not finished; "
                 f"go on with: amc resume {self.path}"
             )
-        try:
-            rows = json.loads(file.read_text())
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{str(file)!r} is not readable JSON: {error}") from error
-        if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
-            raise InputError(
-                f"{str(file)!r} must hold a list of results, each with "
-                f"{', '.join(ROW_KEYS)}; write it again with: amc resume {self.path}"
-            )
+        rows, known = read_rows(file), {(one.agent, one.seed) for one in self.searches}
+        for row in rows:
+            if (row["agent"], row["seed"]) not in known:
+                raise InputError(
+                    f"{str(file)!r} has a result of {row['agent']} seed {row['seed']}, which is no "
+                    f"search of this run; write it again with: amc resume {self.path}"
+                )
         return rows
 
     def plan(self, agent: str | None, seed: int | None) -> Path:
@@ -166,12 +165,6 @@ class RunFolder:
             )
         best = max(ended, key=lambda row: float(row["search_accuracy"]))
         return self.path / f"{best['agent']}-s{best['seed']}" / "plan.json"
-
-
-def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(
-        key in row and isinstance(row[key], kind) for key, kind in ROW_KEYS.items()
-    )
 
 
 def write_config(path: Path, config: SearchConfig) -> None:

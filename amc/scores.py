@@ -23,6 +23,7 @@ from torch import Tensor
 from amc.config_sections import ScoreName
 from amc.data import Data
 from amc.errors import InputError
+from amc.failures import as_score
 from amc.racing import Racing
 from amc.task import LoadedTask, Score, accuracy, right
 
@@ -89,7 +90,7 @@ class SearchScore:
             seen[start:done] = values
             total += float(values.mean()) * len(batch)
             if not self._own:
-                task_total += self._task_score(outputs, batch.labels) * len(batch)
+                task_total += as_score(self._task_score(outputs, batch.labels)) * len(batch)
             if needed is not None and done < images and self._lost(seen[:done], needed):
                 break
         task_score = None if self._own else task_total / done

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from amc import faults
 from amc.config import SearchConfig
-from amc.cost import BUDGET_KEYS
 from amc.errors import BudgetSpent
 from amc.evaluation import Evaluation
-from amc.evaluators import CachedEvaluator, ScoringEvaluator
-from amc.journal import Journal, JournaledEvaluator
+from amc.evaluators import CachedEvaluator, FailureGuard, ScoringEvaluator
+from amc.journal import Journal
 from amc.plan import Plan, digest
+from amc.replay import Clock, JournaledEvaluator, RecordedEvaluator
 from amc.reporting import Reporter
 from amc.run_folder import Search
 from amc.search_task import SearchTask, seed_everything
 from amc.session import Session
-from amc.tracking import Tracker
+from amc.tracked import params_of, points
+from amc.tracking import TimedTracker, Tracker
 from amc.weights import Weights
 from amc.worker import State, state_tensors
 from amc.workers import Workers
@@ -41,6 +43,8 @@ class Found:
     """What one search came to: its evaluations, the winner and the weights of its score.
 
     ``best`` is ``None`` where no evaluation met the budget; ``family`` is ``SearchTask.family``.
+    ``times`` says where ``search_s`` went: see ``times_of``. With ``elsewhere`` some answers come
+    from another machine or other code.
     """
 
     search: Search
@@ -49,11 +53,14 @@ class Found:
     state: State | None
     search_s: float
     family: Sequence[Evaluation] = ()
+    times: Mapping[str, float] = field(default_factory=dict)
+    elsewhere: bool = False
 
 
 def run_search(
     session: Session,
     search: Search,
+    journal: Journal,
     method: SearchMethod,
     workers: Workers,
     reporter: Reporter,
@@ -61,16 +68,20 @@ def run_search(
 ) -> Found:
     """Make one search, answering from its journal what is already there; return what it found.
 
-    Raises ``InputError`` where the journal belongs to other facts. The weights of the winner and of
-    the family are on disk afterwards.
+    The weights of the winner and of the family are on disk afterwards.
     """
-    pricing = session.pricing()
+    timed = TimedTracker(tracker)
+    timed.start(tracked_params(session, search), {"agent": search.agent, "task": session.task.name})
+    pricing = replace(session.pricing(), context=journal.context)
     scoring = ScoringEvaluator(workers, pricing)
-    weights = scoring.weights = Weights(search.folder / "weights", scoring.rerun)
-    cache = CachedEvaluator(scoring, pricing.context, enabled=session.config.cache)
-    journal = Journal(search.journal, session.facts)
-    for evaluation in journal.records:
+    weights = scoring.weights = Weights(
+        search.folder / "weights", scoring.rerun, elsewhere=bool(journal.earlier)
+    )
+    recorded = RecordedEvaluator(scoring, journal.earlier, pricing.context)
+    cache = CachedEvaluator(recorded, pricing.context, enabled=session.config.cache)
+    for evaluation in [*journal.earlier, *journal.records]:
         weights.note(evaluation)
+    for evaluation in journal.records:
         cache.note(evaluation)
 
     def make_plan(widths: Sequence[int], parent: str | None) -> Plan:
@@ -79,21 +90,48 @@ def run_search(
         start = weights.start(parent)
         return session.plan(widths, state_tensors(start.state), start.plan)
 
-    evaluator = session.racing(JournaledEvaluator(cache, journal), scoring)
+    guarded = FailureGuard(cache, journal.records)
+    replay = JournaledEvaluator(guarded, journal)
+    evaluator = session.racing(replay, scoring)
     task = session.search_task(search.agent, search.seed, evaluator, make_plan)
-    bar = reporter.task(f"{search.agent} seed {search.seed}", task.evaluations)
-    task.on_batch = lambda batch: _report(session, task, batch, bar, tracker)
-    task.notify = lambda message: reporter.message(f"{search.agent} seed {search.seed}: {message}")
+    name = f"{search.agent} seed {search.seed}"
+    bar = reporter.task(name, task.evaluations)
+    task.on_batch = lambda batch: _report(session, task, batch, bar, timed)
+    task.notify = lambda message: reporter.message(f"{name}: {message}")
     seed_everything(digest_seed(search))
-    begin = time.perf_counter()
+    opened_s, begin = journal.seconds, time.perf_counter()
     with bar, contextlib.suppress(BudgetSpent):
         method.search(task)
     elapsed_s, best = time.perf_counter() - begin, task.best()
-    for member in task.family:
-        if member.weights_sha256:
-            weights.start(member.key)
+    faults.point("search.ended")
+    if replay.clock.replayed:
+        reporter.message(f"{name}: {replay.clock.told()}")
+    family = [weights.kept(member) for member in task.family]
     state = weights.start(best.key).state if best and best.weights_sha256 else None
-    return Found(search, task.history, best, state, elapsed_s, task.family)
+    weights.drop_unused()
+    times = times_of(elapsed_s, replay.clock, journal.seconds - opened_s, timed.spent_s)
+    found = Found(search, task.history, best, state, elapsed_s, family, times)
+    return replace(found, elsewhere=bool(journal.earlier))
+
+
+def times_of(
+    search_s: float, clock: Clock, journal_s: float, tracking_s: float
+) -> dict[str, float]:
+    """Return where a search's seconds went, as its row of the summary says.
+
+    ``evaluation_s`` on the workers, ``journal_s`` writing records, ``tracking_s`` telling the
+    tracker, ``replay_s`` answering ``replayed`` requests from the records, ``agent_s`` all else:
+    training, proposing, and what is shown.
+    """
+    rest = search_s - clock.evaluation_s - journal_s - tracking_s - clock.replay_s
+    return {
+        "evaluation_s": round(clock.evaluation_s, 3),
+        "journal_s": round(journal_s, 6),
+        "tracking_s": round(tracking_s, 6),
+        "agent_s": round(max(0.0, rest), 3),
+        "replayed": clock.replayed,
+        "replay_s": round(clock.replay_s, 6),
+    }
 
 
 def digest_seed(search: Search) -> int:
@@ -108,11 +146,12 @@ def _report(
     note = f"best {100 * best.in_task_unit:.2f}%" if best else "no plan within the budget yet"
     if stopped := stopped_early(task.history):
         note += f", {stopped} stopped early"
+    if infeasible := sum(not e.feasible for e in task.history):
+        note += f", {infeasible} infeasible"
     bar.advance(len(batch), note)
-    rows = [point(session, e) for e in batch]
-    if best is not None:
-        rows[-1]["best_score"] = best.score
-    tracker.log_batch(len(task.history) - len(batch) + 1, rows)
+    first = len(task.history) - len(batch) + 1
+    tracker.log_batch(first, points(session.budget, task.history, first, best))
+    faults.point("search.batch_seen")
 
 
 def stopped_early(history: Sequence[Evaluation]) -> int:
@@ -120,32 +159,16 @@ def stopped_early(history: Sequence[Evaluation]) -> int:
     return sum(e.stopped_after is not None and not e.cached for e in history)
 
 
-def point(session: Session, evaluation: Evaluation) -> dict[str, float]:
-    """Return the metrics of one evaluation, as tracked and drawn."""
-    cost = evaluation.cost
-    return {
-        "score": evaluation.score,
-        "reward": evaluation.reward,
-        "predicted_latency_ms": 1000 * cost.latency_s,
-        "macs": cost.macs,
-        "params": cost.params,
-        "budget_used": float(getattr(cost, BUDGET_KEYS[session.budget.key])) / session.budget.limit,
-        **({} if evaluation.task_score is None else {"task_score": evaluation.task_score}),
-        **({} if evaluation.stopped_after is None else {"stopped_after": evaluation.stopped_after}),
-    }
-
-
 def tracked_params(session: Session, search: Search) -> Mapping[str, Any]:
     """Return every parameter of one search, for the tracker."""
-    config = session.config.model_dump(mode="json", exclude={"agents", "seeds", "tracking_uri"})
-    return {
-        **config,
-        "agent": {"name": search.agent, **session.config.agents[search.agent]},
-        "seed": search.seed,
-        "device": str(session.table.device.get("cpu", "")),
-        "table_digest": session.table.digest,
-        "network_digest": session.task.network_digest,
-    }
+    return params_of(
+        session.config,
+        search,
+        device=str(session.table.device.get("cpu", "")),
+        table_digest=session.table.digest,
+        network_digest=session.task.network_digest,
+        budget_limit=session.budget.limit,
+    )
 
 
 def folder_for(config: SearchConfig) -> Path:

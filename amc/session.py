@@ -30,6 +30,7 @@ from amc.space import SearchSpace
 from amc.task import LoadedTask, data_digest
 from amc.training import Schedule
 from amc.worker import Job
+from amc.workers import Limits
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ class Session:
         objective = config.objective.model_dump(mode="json")
         sparse = any(site.decides == "weights" for site in self.space.sites)
         racing = {} if config.racing is None else {"racing": config.racing.model_dump()}
+        penalty = config.infeasible_reward
         return {
             **({"reconstruction": reconstruction} if reconstructs(config.recovery) else {}),
             **({"objective": objective} if config.objective != ObjectiveConfig() else {}),
             **({"search_score": config.score} if config.score != "task" else {}),
             **racing,
+            **({} if penalty is None else {"infeasible_reward": penalty}),
             **({"weight_criterion": config.sites.weight_criterion} if sparse else {}),
             "task": task.name,
             "network_digest": task.network_digest,
@@ -175,7 +178,12 @@ class Session:
             self.config.objective.build(),
             self.budget,
             digest(self.facts),
+            self.config.infeasible_reward,
         )
+
+    def limits(self) -> Limits:
+        """Return what one evaluation may take."""
+        return Limits(self.config.attempts, self.config.evaluation_timeout_s)
 
     def racing(self, evaluator: Evaluator, scoring: ScoringEvaluator) -> Evaluator:
         """Return ``evaluator``, in whose depth ``scoring`` is, racing where the run is to."""

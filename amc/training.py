@@ -175,7 +175,12 @@ class Trainer:
 
     def load(self, state: Mapping[str, Tensor], steps_done: int) -> None:
         """Go back to a ``state`` after ``steps_done``; what follows is the same, bit for bit."""
-        self.steps_done, self._order = steps_done, state["order"]
+        order = state["order"]
+        if order.dtype != torch.int64 or order.dim() != 1:
+            raise ValueError("order must list examples")
+        if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(self._data):
+            raise ValueError(f"order names examples beyond the {len(self._data)} there are")
+        self.steps_done, self._order = steps_done, order
         self._masks.clear()
         self._generator.set_state(state["generator"])
         self.network.load_state_dict(

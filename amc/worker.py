@@ -19,6 +19,7 @@ from amc.compress import kept_of, narrow, realised, remove_blocks, removed_block
 from amc.config_sections import ScoreName
 from amc.coupling import ChannelGroup
 from amc.data import Data
+from amc.failures import NotFinite, as_score
 from amc.forward import ForwardPasses
 from amc.plan import Plan
 from amc.pruning import Pruner
@@ -165,7 +166,8 @@ class Worker:
     def run(self, work: Work) -> Outcome:
         """Return the score of one plan on the search split, and weights if it was fine-tuned.
 
-        Networks that draw random numbers, as dropout does, draw those of ``work.seed``.
+        Networks that draw random numbers, as dropout does, draw those of ``work.seed``. Raises what
+        network and score function raise; ``amc.workers.attempt`` has failures instead.
         """
         with preserved_generators():
             seed_everything(work.seed)
@@ -189,9 +191,12 @@ class Worker:
         scored = self._searched(network, work.needed)
         clock.append(time.perf_counter())
         build_s, reconstruct_s, finetune_s, recalibrate_s, score_s = np.diff(clock).tolist()
+        state = state_arrays(network) if work.finetune else None
+        if state is not None and not all(np.isfinite(array).all() for array in state.values()):
+            raise NotFinite("fine-tuning left weights that are not finite")
         return Outcome(
             score=scored.score,
-            state=state_arrays(network) if work.finetune else None,
+            state=state,
             build_s=build_s,
             reconstruct_s=reconstruct_s,
             recover_s=reconstruct_s + recalibrate_s,
@@ -271,7 +276,7 @@ class Worker:
 def score(network: Forward, data: Data, function: Score, size: int = BATCH) -> float:
     """Return the mean score over ``data``, weighted by batch length; NaN for non-finite outputs.
 
-    Batches have ``size`` examples, the last one maybe fewer.
+    Batches have ``size`` examples, the last one maybe fewer. ``NotFinite`` for other values.
     """
     total = 0.0
     for batch in data.batches(size):
@@ -279,7 +284,7 @@ def score(network: Forward, data: Data, function: Score, size: int = BATCH) -> f
         if not bool(torch.isfinite(outputs).all()):
             return float("nan")
         assert batch.labels is not None
-        total += function(outputs, batch.labels) * len(batch)
+        total += as_score(function(outputs, batch.labels)) * len(batch)
     return total / len(data)
 
 

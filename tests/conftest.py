@@ -71,3 +71,11 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "digits"
     app.search(parse_config(SMALL), path)
     return path
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the measurement at the end of a run, which takes seconds and changes no plan."""
+    from amc import finish
+
+    monkeypatch.setattr(finish, "_measure", lambda *_: {})

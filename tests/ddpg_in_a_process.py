@@ -17,8 +17,9 @@ from torch import nn
 
 from agents.ddpg import DDPGAgent
 from agents.ddpg_learner import AMCDDPG
-from amc.assembly import frozen, prepare
+from amc.assembly import frozen, journal_facts, prepare
 from amc.config import parse_config
+from amc.journal import Journal
 from amc.reporting import SilentReporter
 from amc.run_folder import RunFolder
 from amc.search_run import run_search
@@ -75,12 +76,14 @@ def searched(folder: Path, table: Path, seed: int) -> dict[str, Any]:
         )
     )
     session, _ = prepare(config, SilentReporter())
-    run = RunFolder.create(folder, config, session.facts, session.table.as_json())
+    facts = journal_facts(session)
+    run = RunFolder.create(folder, config, facts, session.table.as_json())
     (search,) = run.searches
     agent = Watched(**OPTIONS)
     tracker = open_tracker(folder, experiment="amc", run_name="r", warn=print, uri="off")
     workers = InProcess(session.job())
-    found = run_search(session, search, agent, workers, SilentReporter(), tracker)
+    journal = Journal(search.journal, facts["ddpg"])
+    found = run_search(session, search, journal, agent, workers, SilentReporter(), tracker)
     return {
         "evaluations": len(found.history),
         "gradient_steps": agent.learner._n_updates,

@@ -17,7 +17,7 @@ from amc.reporting import SilentReporter
 from amc.session import Session
 from amc.weights import state_sha256
 from amc.worker import Work
-from amc.workers import Workers
+from amc.workers import Workers, outcomes
 from tests.conftest import SMALL
 
 
@@ -29,11 +29,11 @@ def plans(session: Session) -> list[Plan]:
 
 def digests(workers: Workers, some: Sequence[Plan]) -> list[list[str | float]]:
     """Return of each plan its score, the weights of it, and those after two steps of training."""
-    outcomes = workers.run([Work(plan, None, 2, 5) for plan in some])
+    left = outcomes(workers.run([Work(plan, None, 2, 5) for plan in some]))
     ends = workers.finalise([(plan, None, None, 0) for plan in some])
     return [
         [end.search_score, state_sha256(end.state or {}), state_sha256(outcome.state or {})]
-        for end, outcome in zip(ends, outcomes, strict=True)
+        for end, outcome in zip(ends, left, strict=True)
     ]
 
 

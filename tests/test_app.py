@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from agents import AGENTS as AGENT_CLASSES
-from amc import app, finish, planned
+from amc import app, planned
 from amc.config import parse_config
 from amc.errors import InputError
 from amc.evaluation import Request
@@ -111,12 +111,6 @@ def test_a_plan_of_a_family_finds_the_table_of_its_search(digits_run: Path) -> N
     result = app.evaluate_plan(digits_run / "netadapt-s0" / "family" / "01.json")
     assert result["note"] is None
     assert result["measured_latency_s"] > 0
-
-
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the measurement at the end of a run, which takes seconds and changes no plan."""
-    monkeypatch.setattr(finish, "_measure", lambda *_: {})
 
 
 @pytest.mark.parametrize("agent", AGENTS)

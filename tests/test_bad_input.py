@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -180,7 +181,7 @@ def test_a_run_grows_only_to_what_is_legal_and_only_when_it_can_go_on(digits_run
     kept = journal.read_bytes()
     journal.write_bytes(b"{}\n")
     try:
-        with pytest.raises(InputError, match="has no header"):
+        with pytest.raises(InputError, match="header: schema_version is None"):
             app.resume(digits_run, evaluations=100)
     finally:
         journal.write_bytes(kept)
@@ -205,7 +206,7 @@ def test_an_interrupted_beginning_leaves_no_folder(
 
     monkeypatch.setattr(Journal, "create", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_folder.RunFolder.create(tmp_path / "run", parse_config(SMALL), {}, {})
+        run_folder.RunFolder.create(tmp_path / "run", parse_config(SMALL), defaultdict(dict), {})
     assert not list(tmp_path.iterdir())
 
 

@@ -25,7 +25,7 @@ from amc.reconstruction.least_squares import LeastSquares
 from amc.reporting import SilentReporter
 from amc.task import load_task
 from amc.worker import Job, Work
-from amc.workers import InProcess
+from amc.workers import InProcess, outcomes
 from search_spaces.channel import ChannelSpace
 from tests.conftest import SMALL
 from tests.reconstruction_cases import kept_at
@@ -87,6 +87,7 @@ def test_shortcuts_leave_the_scores_as_they_are(rows: tuple[list[dict[str, Any]]
     assert row["largest_score_difference"] <= one_image
 
 
+@pytest.mark.slow
 def test_the_search_is_the_configurations_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +191,7 @@ def test_scores_of_the_shipped_mobilenet_agree_with_the_published_path() -> None
         ratios = generator.uniform(0.5, 0.9, len(space.sites))
         widths = [s.nearest(r * s.channels) for s, r in zip(space.sites, ratios, strict=True)]
         plan = space.plan(widths)
-        (ours,) = pool.run([Work(plan, None, None, 0)])
+        (ours,) = outcomes(pool.run([Work(plan, None, None, 0)]))
         theirs = reference.evaluate(kept_of(plan), search.channels_last(), task.score)
         assert ours.score == pytest.approx(theirs.score, abs=0.003)
         scores.add(ours.score)

@@ -142,6 +142,7 @@ def test_the_command_prints_a_list_or_the_error_table(monkeypatch: pytest.Monkey
     assert "rmspe_net" in done.stdout
 
 
+@pytest.mark.slow
 def test_networks_of_a_table_are_timed_in_a_process_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,7 +17,7 @@ from amc.errors import InputError
 from amc.ray_workers import RayWorkers
 from amc.reporting import SilentReporter
 from amc.worker import Job, Outcome, Work
-from amc.workers import InProcess
+from amc.workers import InProcess, outcomes
 from tests.conftest import SMALL
 
 TINY = {
@@ -114,11 +114,13 @@ def test_the_first_of_a_pool_of_ray_workers_work_alone() -> None:
         for number, pool in pools.items():
             assert isinstance(pool, RayWorkers)
             for _ in range(2):
-                outcomes = pool.run(works, lambda _, __, name, n=number: names[n].add(name))  # type: ignore[misc]
-            scores[number] = [outcome.score for outcome in outcomes]
+                answers = pool.run(works, lambda _, __, name, ___, n=number: names[n].add(name))  # type: ignore[misc]
+            scores[number] = [outcome.score for outcome in outcomes(answers)]
     assert len(names[1]) == 1
     assert len(names[2]) == 2
-    assert scores[1] == scores[2] == [o.score for o in InProcess(session.job()).run(works)]
+    assert (
+        scores[1] == scores[2] == [o.score for o in outcomes(InProcess(session.job()).run(works))]
+    )
 
 
 @pytest.mark.slow

@@ -90,6 +90,7 @@ def test_without_a_compiler_the_slower_backend_runs(
     assert re.search("does not exist; .*make kernels", why)
 
 
+@pytest.mark.slow
 def test_with_a_compiler_the_library_is_in_the_wheel(tmp_path: Path) -> None:
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         pytest.skip("no C++ compiler here")

@@ -315,7 +315,7 @@ class Outer(BaseModel):
         ),
         (
             {"task": "x", "latency": {"threads": 0}},
-            "latency.threads 0: input should be greater than or equal to 1",
+            "latency.threads 0: input should be greater than or equal to 1; raise it",
         ),
     ],
 )

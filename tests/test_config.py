@@ -121,7 +121,7 @@ def test_agents_of_the_command_line_are_names_each_once(agents: list[str]) -> No
 def test_a_refused_seed_is_one_message() -> None:
     with pytest.raises(InputError) as caught:
         changed(GOOD, seed=-1)
-    assert str(caught.value) == "seeds.0 -1: input should be greater than or equal to 0"
+    assert str(caught.value) == "seeds.0 -1: input should be greater than or equal to 0; raise it"
 
 
 def test_rounding_to_the_kernel_is_its_number_from_then_on() -> None:

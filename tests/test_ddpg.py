@@ -15,7 +15,8 @@ from agents.ddpg import DDPGAgent
 from agents.ddpg_learner import AMCDDPG, EpisodeReplayBuffer, Schedule, truncated_normal
 from agents.uniform import uniform_widths
 from amc.errors import BudgetSpent
-from amc.journal import Journal, JournaledEvaluator
+from amc.journal import Journal
+from amc.replay import JournaledEvaluator
 from amc.search_task import SearchTask, seed_everything
 from envs.state import Convention
 from envs.vector import PruningVecEnv

@@ -45,7 +45,7 @@ def test_every_plan_is_fine_tuned_and_the_result_has_the_weights_of_its_score(
 ) -> None:
     (row,) = app.search(parse_config(config), tmp_path / "run")["rows"]
     path = Path(row["plan"])
-    _, history = read_journal(path.parent / "journal.jsonl", repair=False)
+    _, history = read_journal(path.parent / "journal.jsonl")
     assert len(history) == 6
     assert all(evaluation.request.finetune == 3 for evaluation in history)
     assert all(evaluation.weights_sha256 for evaluation in history)
@@ -56,18 +56,19 @@ def test_every_plan_is_fine_tuned_and_the_result_has_the_weights_of_its_score(
     assert facts["reproduced"] is True
     straight = {**config, "evaluation_steps": 0}
     app.search(parse_config(straight), tmp_path / "straight")
-    _, others = read_journal(tmp_path / "straight/evolution-s0/journal.jsonl", repair=False)
+    _, others = read_journal(tmp_path / "straight/evolution-s0/journal.jsonl")
     assert others[0].request.plan == history[0].request.plan
     assert others[0].score != history[0].score
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_left(config: dict[str, Any], tmp_path: Path) -> None:
     app.search(parse_config(config), tmp_path / "run")
     app.resume(tmp_path / "run", 9)
-    _, grown = read_journal(tmp_path / "run/evolution-s0/journal.jsonl", repair=False)
+    _, grown = read_journal(tmp_path / "run/evolution-s0/journal.jsonl")
     whole = {**config, "evaluations": 9, "horizon": 6}
     app.search(parse_config(whole), tmp_path / "whole")
-    _, at_once = read_journal(tmp_path / "whole/evolution-s0/journal.jsonl", repair=False)
+    _, at_once = read_journal(tmp_path / "whole/evolution-s0/journal.jsonl")
     assert [e.key for e in grown] == [e.key for e in at_once]
     assert [e.score for e in grown] == [e.score for e in at_once]
     assert [e.weights_sha256 for e in grown] == [e.weights_sha256 for e in at_once]

@@ -123,6 +123,7 @@ def timed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fronts, "apart", lambda work, reporter, *args: work(reporter, *args))
 
 
+@pytest.mark.slow
 def test_spaces_are_compared_by_their_fine_tuned_plans(
     runs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,10 @@ def write_split(folder: Path, prefix: str, count: int) -> None:
     images = np.zeros((count, 28, 28), np.uint8)
     for place in range(3):
         images[:, 0, place] = (np.arange(count) >> (8 * place)) & 255
-    for kind, header, values in (("images-idx3", 16, images), ("labels-idx1", 8, images[:, 0, 0])):
+    for kind, header, values in (
+        ("images-idx3", 16, images),
+        ("labels-idx1", 8, images[:, 0, 0] % 10),
+    ):
         content = bytes(header) + values.tobytes()
         path = folder / f"{prefix}-{kind}-ubyte.gz"
         path.write_bytes(gzip.compress(content, compresslevel=1))

@@ -44,6 +44,7 @@ def journal(run: Path, agent: str) -> bytes:
     return (run / f"{agent}-s0" / "journal.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_of_60_grows_to_120_and_keeps_its_first_records(tmp_path: Path) -> None:
     run = tmp_path / "run"
     app.search(parse_config({**FAST, "agents": {"ddpg": SMALL_AGENT}, "evaluations": 60}), run)

@@ -9,8 +9,9 @@ from amc.cost import Cost
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.evaluators import CachedEvaluator
-from amc.journal import Journal, JournaledEvaluator, read_journal
+from amc.journal import Journal, read_journal
 from amc.plan import Choice, Plan
+from amc.replay import JournaledEvaluator
 
 FACTS = {"network_digest": "a", "table_digest": "b"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from amc.cost import BUDGET_KEYS, Budget, Cost
 from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Request
 from amc.evaluators import Pricing, ScoringEvaluator
+from amc.failures import Failure
 from amc.journal import read_journal
 from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, ResourceConstrained
 from amc.plan import digest
 from amc.search_task import seed_everything
-from amc.worker import Final, Outcome, Work
+from amc.worker import Final, Work
 from amc.workers import FinalWork
 from tests.conftest import SMALL
 from tests.toy import toy_task
@@ -111,7 +113,14 @@ def test_the_default_leaves_digests_as_they_were_and_another_objective_does_not(
     config = parse_config(GOOD)
     before = config.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
     # As it was before these keys.
-    for key in ("evaluation_steps", "objective", "score", "racing", "short_term"):
+    for key in (
+        "evaluation_steps",
+        "infeasible_reward",
+        "objective",
+        "score",
+        "racing",
+        "short_term",
+    ):
         del before[key]
     for key in ("weight_criterion", "patterns", "sparsities"):
         del before["sites"][key]
@@ -149,8 +158,8 @@ def test_a_search_that_guarantees_accuracy_is_free_in_its_widths() -> None:
 class _NotFinite:
     """Workers on whose networks every output overflows."""
 
-    def run(self, batch: Sequence[Work], finished: Any = None) -> list[Outcome]:
-        return [Outcome(math.nan, None, 0.0, 0.0, 0.0, 0.0, 0.0) for _ in batch]
+    def run(self, batch: Sequence[Work], finished: Any = None) -> list[Failure]:
+        return [Failure("not_finite", "the network's output is not finite") for _ in batch]
 
     def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
         raise NotImplementedError
@@ -172,6 +181,9 @@ def test_a_network_that_is_not_finite_is_rewarded_as_one_that_is_always_wrong(
     assert not evaluation.feasible
     assert evaluation.reward == objective(0.0, evaluation.cost, task.budget)
     assert evaluation.reward <= objective(0.01, evaluation.cost, task.budget)
+    named = replace(pricing, infeasible_reward=-0.25)
+    (evaluation,) = ScoringEvaluator(_NotFinite(), named).evaluate([Request(plan)])
+    assert evaluation.reward == -0.25
 
 
 def test_a_run_keeps_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,11 @@ from amc.config import NOT_OF_THE_RESULT, parse_config
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEvaluator
-from amc.journal import Journal, JournaledEvaluator, read_journal
+from amc.journal import Journal, read_journal
 from amc.objective import AccuracyGuaranteed, AccuracyWithinBudget, Objective, ResourceConstrained
 from amc.plan import Plan, digest
 from amc.racing import Racing, log_capital
+from amc.replay import JournaledEvaluator
 from amc.reporting import SilentReporter
 from amc.worker import Final, Outcome, Start, Work, Worker
 from amc.workers import FinalWork
@@ -167,7 +168,10 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "BATCH", 50)
 
 
-@pytest.mark.parametrize("score", ["task", "cross_entropy", "agreement"])
+@pytest.mark.parametrize(
+    "score",
+    ["task", *(pytest.param(s, marks=pytest.mark.slow) for s in ("cross_entropy", "agreement"))],
+)
 def test_a_search_that_races_ends_at_the_same_plan(tmp_path: Path, score: str) -> None:
     rows, histories = {}, {}
     for racing in (True, False):
@@ -201,12 +205,13 @@ def test_shortcuts_leave_scores_as_they_are(tmp_path: Path) -> None:
             assert record.score == pytest.approx(score, abs=1.01 / 400)  # an image on the edge
 
 
+@pytest.mark.slow
 def test_netadapts_proposals_do_not_race(tmp_path: Path) -> None:
     app.search(racing_config("netadapt", evaluations=24), tmp_path / "run")
     assert {e.stopped_after for e in records(tmp_path / "run", "netadapt")} == {None}
 
 
-@pytest.mark.parametrize("agent", ["random_search", "ddpg"])
+@pytest.mark.parametrize("agent", ["random_search", pytest.param("ddpg", marks=pytest.mark.slow)])
 def test_a_race_that_is_gone_on_with_comes_to_the_same(tmp_path: Path, agent: str) -> None:
     app.search(racing_config(agent), tmp_path / "run")
     whole = records(tmp_path / "run", agent)
@@ -239,7 +244,7 @@ def test_without_racing_and_smooth_scores_digests_are_as_they_were() -> None:
     config = parse_config({**SMALL, "racing": False, "score": "task"})
     before = config.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
     assert [before.pop(key) for key in ("racing", "score")] == [None, "task"]
-    for key in ("evaluation_steps", "objective", "short_term"):
+    for key in ("evaluation_steps", "infeasible_reward", "objective", "short_term"):
         del before[key]
     for key in ("weight_criterion", "patterns", "sparsities"):
         del before["sites"][key]

@@ -29,7 +29,7 @@ from amc.search_run import Found, folder_for
 from amc.session import Session
 from amc.weights import state_sha256
 from amc.worker import Start, Work, Worker, score, state_arrays, state_tensors
-from amc.workers import InProcess
+from amc.workers import InProcess, outcomes
 from tests.conftest import SMALL
 from tests.reconstruction_on_ray import digests, plans
 from tests.toy import toy_task
@@ -75,8 +75,9 @@ def test_an_answer_depends_on_the_work_alone(sessions: dict[str, Session], name:
     session = sessions[name]
     works = [Work(plan, None, None, 0) for plan in plans(session)]
     job = session.job()
-    forth = InProcess(job).run(works)
-    back = InProcess(pickle.loads(pickle.dumps(job))).run(works[::-1])[::-1]  # noqa: S301
+    forth = outcomes(InProcess(job).run(works))
+    again = pickle.loads(pickle.dumps(job))  # noqa: S301
+    back = outcomes(InProcess(again).run(works[::-1]))[::-1]
     assert [one.score for one in forth] == [one.score for one in back]
     assert all(one.state is None for one in forth)
     assert all(one.recover_s >= one.reconstruct_s for one in forth)

@@ -83,6 +83,7 @@ def test_a_worker_gives_both_scores(digits: LoadedTask, name: str) -> None:
     assert smooth.score == pytest.approx(float(values.mean()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_results_are_in_the_tasks_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finish, "_measure", lambda *_: {})
     agents = {"netadapt": {"evaluations": 24}, "random_search": {}}

@@ -98,7 +98,7 @@ def weights_of(row: dict[str, Any], plan: PlanFile, role: str) -> dict[str, torc
 
 
 @pytest.mark.parametrize(
-    "space", [pytest.param(s, marks=[] if s == "mixed" else pytest.mark.slow) for s in SPARSE]
+    "space", [pytest.param(s, marks=[] if s == "nm" else pytest.mark.slow) for s in SPARSE]
 )
 def test_every_agent_searches_every_space(space: str, run: Any) -> None:
     agents: dict[str, Any] = {name: {} for name in AGENTS}
@@ -160,6 +160,7 @@ def test_a_budget_of_bytes_keeps_zeros_that_are_no_faster(run: Any) -> None:
     assert {choice.kernel for choice in choices.values()} == {"dense"}
 
 
+@pytest.mark.slow
 def test_criteria_and_rungs_change_the_result(run: Any, tmp_path: Path) -> None:
     sites: dict[str, Any] = {"patterns": ["4x1", "2:4"], "sparsities": [0.7]}
     low = {"budget": {"macs": 0.15}}
@@ -387,6 +388,7 @@ def test_packed_files_that_are_foreign_or_corrupt_are_refused(
         app.load_packed(out, sparse_plan)
 
 
+@pytest.mark.slow
 def test_a_sparse_plan_is_exported_with_its_zeros(sparse_plan: Path, tmp_path: Path) -> None:
     plan = read_plan(sparse_plan)
     network = planned.build(plan, sparse_plan.parent, digits())
@@ -429,6 +431,7 @@ def test_fine_tuning_a_sparse_plan_keeps_its_zeros(sparse_plan: Path, tmp_path: 
         assert facts["reproduced"] is True
 
 
+@pytest.mark.slow
 def test_explain_has_a_curve_for_every_site(tmp_path: Path) -> None:
     target = tmp_path / "table.json"
     table_of("mixed").save(target)

@@ -112,7 +112,7 @@ class ToyEvaluator:
         key = request.digest("toy")
         self.kept[key] = request.plan
         reward = self.objective(score, cost, self.budget)
-        return Evaluation(key, request, score, cost, reward, self.budget.met_by(cost))
+        return Evaluation(key, request, score, cost, reward)
 
 
 def toy_scores(sites: Sequence[Site], widths: NDArray[np.int64]) -> NDArray[np.float64]:

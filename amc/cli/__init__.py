@@ -21,9 +21,11 @@ from amc.cli.finetune import finetune
 from amc.cli.front import front
 from amc.cli.import_masks import import_masks
 from amc.cli.inspect import inspect
+from amc.cli.journal import journal
 from amc.cli.measure import measure
 from amc.cli.resume import resume
 from amc.cli.search import search
+from amc.cli.sync import sync
 from amc.cli.train import train
 from amc.cli.ui import ui
 from amc.cli.validate import validate
@@ -31,8 +33,8 @@ from amc.errors import InputError
 from amc.layout import check_layout
 
 COMMANDS = (
-    *(search, inspect, resume, compare, export, validate),
-    *(apply, evaluate, finetune, front, measure, train, bench, ui),
+    *(search, inspect, resume, journal, compare, export, validate),
+    *(apply, evaluate, finetune, front, measure, train, bench, ui, sync),
 )
 
 application = typer.Typer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -12,10 +13,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from amc.errors import InputError
+from amc.errors import InputError, SearchFailed
+from amc.printable import printable
 from amc.reporting import RichReporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
@@ -23,16 +26,24 @@ AsJson = Annotated[
 Work = Callable[[RichReporter], Any]
 
 
-def answer(work: Work, show: Callable[[Any], None], as_json: bool, hint: str = "") -> Any:
+def answer(
+    work: Work,
+    show: Callable[[Any], None],
+    as_json: bool,
+    hint: str = "",
+    *,
+    streams: bool = False,
+) -> Any:
     """Do ``work``, then print its result, as JSON or with ``show``, and return it.
 
-    ``hint`` is what an interruption says about going on, until the work gives a better one. Raises
+    ``hint`` is what an interruption says about going on, until the work gives a better one. Work
+    that ``streams`` prints its answer itself, while it has the standard output. Raises
     ``typer.Exit`` with the exit code of what went wrong, after saying it on standard error.
     """
     reporter = RichReporter()
     reporter.hint(hint)
     try:
-        with _stdout_for_the_answer_alone():
+        with contextlib.nullcontext() if streams else _stdout_for_the_answer_alone():
             try:
                 result = work(reporter)
             finally:
@@ -43,17 +54,27 @@ def answer(work: Work, show: Callable[[Any], None], as_json: bool, hint: str = "
             show(result)
         return result
     except KeyboardInterrupt:
-        goes_on = f"; go on with: {reporter.last_hint}" if reporter.last_hint else ""
-        say(f"interrupted{goes_on}")
+        say(f"interrupted{_goes_on(reporter)}")
         raise typer.Exit(INTERRUPTED) from None
     except InputError as error:
         say(f"error: {error}")
         raise typer.Exit(BAD_INPUT) from None
+    except SearchFailed as error:
+        say(f"error: {error}{_goes_on(reporter)}")
+        raise typer.Exit(FAILED) from None
     except Exception as error:
-        _fail(error)
+        _fail(error, _goes_on(reporter))
 
 
-def _fail(error: Exception) -> NoReturn:
+def _goes_on(reporter: RichReporter) -> str:
+    return f"; go on with: {reporter.last_hint}" if reporter.last_hint else ""
+
+
+def _fail(error: Exception, goes_on: str) -> NoReturn:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        place = "" if error.filename is None else f" for {str(error.filename)!r}"
+        say(f"error: no space left{place}; what was there is whole; free some space{goes_on}")
+        raise typer.Exit(FAILED) from None
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         say(f"error: {str(error.filename)!r}: {error.strerror.lower()}; check path and permissions")
         raise typer.Exit(BAD_INPUT) from None
@@ -93,5 +114,5 @@ def _stdout_for_the_answer_alone() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print ``text`` on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print ``text`` on standard error; what would be an order to the terminal is escaped."""
+    print(printable(text, keep="\n"), file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from amc.printable import printable
 from amc.result_text import (
     LEFT_COLUMNS,
     MISSING,
@@ -28,11 +29,19 @@ WIDTH_WITHOUT_TERMINAL = 120
 def console() -> Console:
     """Return the console of standard output, wide enough for a table where that is a file."""
     from rich.console import Console
+    from rich.text import Text
 
-    out = Console(highlight=False, markup=False)
+    class Escaping(Console):
+        """A console that no text of a file can give orders to."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            """Return ``text`` to be shown, its control characters escaped."""
+            return super().render_str(printable(text, keep="\n"), **options)
+
+    out = Escaping(highlight=False, markup=False)
     if out.is_terminal:
         return out
-    return Console(highlight=False, markup=False, width=WIDTH_WITHOUT_TERMINAL)
+    return Escaping(highlight=False, markup=False, width=WIDTH_WITHOUT_TERMINAL)
 
 
 def show_results(result: Mapping[str, Any]) -> None:

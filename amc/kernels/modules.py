@@ -16,6 +16,7 @@ from amc.kernels.geometry import MOST_OPTION, check_bias
 from amc.kernels.packed import FIELDS, Packed
 from amc.kernels.patterns import first_violation
 from amc.registry import lookup
+from amc.strict_json import parse_json
 
 SETTINGS_VERSION = 1
 
@@ -229,9 +230,10 @@ def layer_from_state(state: Mapping[str, Tensor], prefix: str = "") -> SparseLin
     missing = [prefix + name for name in names if prefix + name not in state]
     if missing:
         raise InputError(f"the state of a sparse layer must have {', '.join(missing)}; it has not")
-    text = _text_of(state[prefix + "settings"])
+    text = ""
     try:
-        about = json.loads(text)
+        text = _text_of(state[prefix + "settings"])
+        about = parse_json(text.encode(), "it")
         version, kernel, pattern = (about.pop(k) for k in ("schema_version", "kernel", "pattern"))
         shape = tuple(about.pop("shape"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from amc.latency.errors import refused
+from amc.latency.errors import read_json, refused
 from amc.latency.operation import Operation
-from amc.latency.table import LatencyTable
+from amc.latency.table import MOST_BYTES, LatencyTable
 
 
 def predictions(table: LatencyTable, path: Path) -> tuple[list[dict[str, Any]], float]:
@@ -21,12 +21,15 @@ def predictions(table: LatencyTable, path: Path) -> tuple[list[dict[str, Any]], 
     The file holds a list of operations, or an object whose ``operations`` are one.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, "operations", MOST_BYTES)
     except (OSError, ValueError) as error:
         raise refused(f"operations {str(path)!r} are not readable JSON: {error}") from None
     listed = value.get("operations") if isinstance(value, dict) else value
     if not isinstance(listed, list):
-        raise refused(f"operations {str(path)!r} must be a list, or an object with `operations`")
+        raise refused(
+            f"operations {str(path)!r} must be a list, or an object with `operations`; see "
+            "docs/latency.md"
+        )
     rows, ops = [], []
     for number, entry in enumerate(listed):
         try:

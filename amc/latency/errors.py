@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 
 def refused(text: str) -> ValueError:
@@ -13,6 +15,20 @@ def refused(text: str) -> ValueError:
     except ImportError:
         return ValueError(text)
     return InputError(text)
+
+
+def read_json(path: Path, what: str, size: int) -> Any:
+    """Return the value of a JSON file of at most ``size`` bytes, by amc's strict reader if there.
+
+    Raises an ``OSError``, or what ``refused`` returns.
+    """
+    try:
+        from amc.strict_json import Limits, read_json
+    except ImportError:
+        import json
+
+        return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, what, Limits(size=size, values=size // 2))
 
 
 def meant(name: str, known: Iterable[str]) -> str:

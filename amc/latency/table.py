@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from amc.latency.calls import DENSE_AFTER_SPARSE, counted
-from amc.latency.errors import meant, refused
+from amc.latency.errors import meant, read_json, refused
 from amc.latency.grid import Floats, Ints
 from amc.latency.operation import Operation, find
 from amc.latency.ops import OpCall
-from amc.latency.times import KernelTimes
+from amc.latency.times import LONGEST_S, KernelTimes
 
 SCHEMA_VERSION = 2
+MOST_BYTES = 64_000_000  # of a table's file; one of 100 kernels has 300,000
 NOISY_SHARE = 0.05  # of a table's points: with more noisy ones it is a noisy table
 
 
@@ -31,6 +32,12 @@ class NetworkTime:
     latency_s: float
     spread: float
     repeats: int
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> NetworkTime:
+        """Return what a table holds of a network; ``ValueError`` for impossible numbers."""
+        latency_s = _seconds("latency_s", value["latency_s"])
+        return NetworkTime(latency_s, _finite("spread", value["spread"]), int(value["repeats"]))
 
 
 @dataclass(frozen=True)
@@ -162,18 +169,18 @@ class LatencyTable:
         content = {name: part for name, part in value.items() if name != "digest"}
         if "digest" in value and value["digest"] != _digest(content):
             raise ValueError("its digest is not that of its content")
-        if not float(value["reference_s"]) > 0:
-            raise ValueError("reference_s must be above 0")
         return LatencyTable(
             device=dict(value["device"]),
-            threads=int(value["threads"]),
+            threads=_threads(value["threads"]),
             torch_version=str(value["torch"]),
             backends=dict(value["backends"]),
             kernel_digest=str(value["kernel_digest"]),
-            reference_s=float(value["reference_s"]),
-            call_overhead_s={k: float(v) for k, v in value["call_overhead_s"].items()},
+            reference_s=_seconds("reference_s", value["reference_s"]),
+            call_overhead_s={
+                k: _finite(f"call_overhead_s.{k}", v) for k, v in value["call_overhead_s"].items()
+            },
             kernels={k: KernelTimes.from_json(v) for k, v in value["kernels"].items()},
-            networks={k: NetworkTime(**v) for k, v in value["networks"].items()},
+            networks={k: NetworkTime.from_json(v) for k, v in value["networks"].items()},
             clocks=dict(value["clocks"]),
             versions=dict(value["versions"]),
             protocol=dict(value["protocol"]),
@@ -198,18 +205,35 @@ class LatencyTable:
     @staticmethod
     def load(path: str | Path) -> LatencyTable:
         """Return the table in ``path``; ``InputError`` where there is none or it is corrupt."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            return LatencyTable.from_json(json.loads(text))
-        except FileNotFoundError:
+        if not Path(path).exists():
             raise refused(
                 f"latency table {path} does not exist; write one with `amc measure --out {path}`"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            )
+        try:
+            return LatencyTable.from_json(read_json(Path(path), "latency table", MOST_BYTES))
+        except (OSError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError) as e:
             raise refused(
-                f"latency table {path} is corrupt ({type(error).__name__}: {error}); delete it and "
+                f"latency table {path} is corrupt ({type(e).__name__}: {e}); delete it and "
                 f"write it again with `amc measure --out {path}`"
             ) from None
+
+
+def _finite(name: str, value: Any) -> float:
+    if isinstance(value, str) or not abs(float(value)) < LONGEST_S:
+        raise ValueError(f"{name} must be a number below {LONGEST_S:g}")
+    return float(value)
+
+
+def _seconds(name: str, value: Any) -> float:
+    if _finite(name, value) <= 0:
+        raise ValueError(f"{name} must be above 0")
+    return float(value)
+
+
+def _threads(value: Any) -> int:
+    if not isinstance(value, int) or not 1 <= value <= 1024:
+        raise ValueError("threads must be a whole number from 1 to 1024")
+    return value
 
 
 def _digest(value: Any) -> str:

@@ -12,6 +12,9 @@ import numpy as np
 from amc.latency.errors import refused
 from amc.latency.grid import Floats, Ints, interpolate, monotone
 
+WIDEST = 2**31
+LONGEST_S = 1e6
+
 
 @dataclass(frozen=True)
 class KernelTimes:
@@ -110,17 +113,27 @@ class KernelTimes:
             raise ValueError(f"seconds has shape {list(seconds.shape)}, its grid {list(shape)}")
         if any(list(marks) != sorted(set(marks)) or not marks for marks in grid):
             raise ValueError("grid must ascend")
-        if not (np.isfinite(seconds).all() and (seconds > 0).all()):
-            raise ValueError("seconds must be finite and above 0")
+        if not ((seconds > 0) & (seconds < LONGEST_S)).all():
+            raise ValueError(f"seconds must be above 0 and below {LONGEST_S:g}")
+        if not ((spread >= 0) & (spread < LONGEST_S)).all():
+            raise ValueError(f"spread must be from 0 to {LONGEST_S:g}")
+        if not all(marks[0] > 0 and marks[-1] < WIDEST for marks in grid):
+            raise ValueError(f"grid must have widths from 1 to {WIDEST}")
+        noisy = tuple(int(i) for i in value["noisy"])
+        if not all(0 <= i < seconds.size for i in noisy):
+            raise ValueError("noisy must name points of the grid")
+        fit_error = None if value["fit_error"] is None else float(value["fit_error"])
+        if fit_error is not None and not abs(fit_error) < LONGEST_S:
+            raise ValueError("fit_error must be a finite number")
         return KernelTimes(
             axes=tuple(str(axis) for axis in value["axes"]),
             grid=grid,
             seconds=seconds,
             spread=spread,
             repeats=int(value["repeats"]),
-            noisy=tuple(int(i) for i in value["noisy"]),
+            noisy=noisy,
             what=dict(value["what"]),
             is_monotone=bool(value["is_monotone"]),
             caches=dict(value["caches"]),
-            fit_error=None if value["fit_error"] is None else float(value["fit_error"]),
+            fit_error=fit_error,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import subprocess
+import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,7 @@ from amc.data import Data
 from amc.errors import InputError
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
+LARGEST = 100_000_000  # bytes of a file; the original's have at most 47 million
 MEAN, STD = 0.2860, 0.3530
 CALIBRATION = 1_000
 
@@ -73,8 +75,19 @@ def read_split(root: Path, prefix: str) -> tuple[NDArray[np.uint8], NDArray[np.u
                 f"data_folder {str(root)!r} has no {path.name}; name the folder that holds the "
                 f"four Fashion-MNIST files, or install the Debian package {DEBIAN_PACKAGE}"
             )
-        arrays.append(np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=offset))
-    return arrays[0].reshape(-1, 28, 28), arrays[1]
+        try:
+            with gzip.open(path) as file:
+                content = file.read(LARGEST + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{str(path)!r} is not readable gzip: {error}; restore it") from None
+        arrays.append(np.frombuffer(content, np.uint8)[offset:])
+    images, labels = arrays
+    if len(images) > LARGEST or len(images) != len(labels) * 28 * 28 or labels.max(initial=0) > 9:
+        raise InputError(
+            f"data_folder {str(root)!r}: {prefix} does not hold as many images of 28 x 28 as "
+            "labels from 0 to 9; restore the four Fashion-MNIST files"
+        )
+    return images.reshape(-1, 28, 28), labels
 
 
 def debian_folder() -> Path:

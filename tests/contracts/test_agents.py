@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
+import math
+import types
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
 
+import numpy as np
 import pytest
+import torch
 
 from agents import AGENTS
 from agents.base import Agent
+from agents.ddpg import DDPGAgent
+from agents.ddpg_learner import AMCDDPG
 from agents.uniform import uniform_widths
 from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Request
+from amc.evaluators import CachedEvaluator, FailureGuard, Pricing, ScoringEvaluator
+from amc.failures import as_score
+from amc.journal import Journal
+from amc.objective import ResourceConstrained
 from amc.registry import lookup
+from amc.replay import JournaledEvaluator
 from amc.search_task import SearchTask, seed_everything
-from tests.toy import TIGHT, ToyEvaluator, toy_optimum
+from amc.sites import Site
+from amc.weights import Weights
+from amc.worker import Outcome, Work, Worker
+from amc.workers import FinalWork, Finished, attempt
+from envs.vector import PruningVecEnv
+from tests.toy import TIGHT, ToyEvaluator, toy_optimum, toy_scores
 from tests.toy import toy_task as toy_task_with_or_without
 
 # How far from the known optimum an agent may end, as a fraction of the uniform plan's distance;
@@ -130,3 +149,97 @@ def test_a_wrong_option_value_names_field_value_and_remedy(name: str) -> None:
     for option in inspect.signature(type(make(name))).parameters:
         with pytest.raises(InputError, match=rf"agents\.{name}\.{option} must be .*got -7; .*"):
             make(name, **{option: -7})
+
+
+class FailingWorkers:
+    """Workers on a toy: every seventh score is broken, each time in the next of four ways."""
+
+    broken: Final = (
+        lambda: float("nan"),
+        lambda: float("inf"),
+        lambda: np.zeros(3) @ np.zeros(4),
+        lambda: np.zeros(3),
+    )
+    recovery: Final = types.SimpleNamespace(prepare=lambda: None)
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.sites, self.calls = sites, 0
+
+    def run(self, batch: Sequence[Work], finished: Finished | None = None) -> list[Any]:
+        results = []
+        for work in batch:
+            worker = types.SimpleNamespace(recovery=self.recovery, run=self._outcome)
+            results.append(attempt(cast(Worker, worker), work))
+        return results
+
+    def _outcome(self, work: Work) -> Outcome:
+        self.calls += 1
+        turn, rest = divmod(self.calls, 7)
+        widths = [len(choice.kept) for choice in work.plan.choices.values()]
+        score = float(toy_scores(self.sites, np.asarray([widths]))[0])
+        score = as_score(score if rest else self.broken[turn % 4]())
+        state = {"kept": np.asarray(widths)} if work.finetune else None
+        return Outcome(score, state, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def finalise(self, batch: Sequence[FinalWork]) -> list[Any]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("penalty", [None, -3.0])
+@pytest.mark.parametrize("name", AGENTS)
+def test_broken_scores_are_infeasible_and_the_search_ends_with_a_plan(
+    name: str, penalty: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = toy_task(sites=5, evaluations=36, horizon=36)
+    learners: list[Any] = []
+    make_model = DDPGAgent.model
+
+    def remembered(self: DDPGAgent, task: SearchTask, env: PruningVecEnv) -> AMCDDPG:
+        model = make_model(self, task, env)
+        learners.append(model)
+        return model
+
+    monkeypatch.setattr(DDPGAgent, "model", remembered)
+    assert isinstance(task.evaluator, ToyEvaluator)
+    kept = task.evaluator.kept
+    pricing = Pricing(
+        task.sites, task.cost_model, ResourceConstrained(), task.budget, "toy", penalty
+    )
+    workers = FailingWorkers(task.sites)
+    scoring = ScoringEvaluator(workers, pricing)
+    scoring.weights = Weights(tmp_path / "weights", scoring.rerun)
+    Journal.create(tmp_path / "journal.jsonl", {})
+    journal = Journal(tmp_path / "journal.jsonl", {})
+    guarded = FailureGuard(CachedEvaluator(scoring, "toy"), journal.records)
+    task.evaluator = JournaledEvaluator(guarded, journal)
+    task.on_batch = lambda batch: kept.update({e.key: e.request.plan for e in batch})
+    agent = make(name)
+    seed_everything(task.seed)
+    with contextlib.suppress(BudgetSpent):
+        agent.search(task)
+
+    def refused(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON")
+
+    for line in (tmp_path / "journal.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refused)
+    best = task.best()
+    assert best is not None
+    assert best.feasible
+    assert all(math.isfinite(e.reward) and math.isfinite(e.score) for e in task.history)
+    failed = [e for e in task.history if not e.feasible and not e.cached]
+    assert len(failed) == workers.calls // 7
+    assert len({e.reason for e in failed}) == min(4, len(failed))
+    assert all(e.reason and e.reward == (penalty or 0.0) for e in failed)
+    assert all(e.feasible for e in task.family)
+    parents = {e.request.parent for e in task.history} - {None}
+    assert parents.isdisjoint(e.key for e in failed)
+    for learner in learners:
+        buffer = learner.replay_buffer
+        assert np.isfinite(buffer.rewards).all()
+        state = learner.policy.state_dict()
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+    assert len(learners) == (name == "ddpg")

@@ -1,0 +1,44 @@
+"""A worker in a process of its own, as ``amc.ray_workers`` makes many of."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import replace
+from typing import Any
+
+from amc.failures import Failure, failure_of
+from amc.job_parts import assemble
+from amc.worker import Final, Job, Outcome, Start, Work, Worker
+from amc.workers import FinalWork, attempt
+
+
+class Actor:
+    """A ``Worker``, built by ``ready``. Answers come with seconds and the process's name."""
+
+    def __init__(self) -> None:
+        self._worker: Worker
+        self._name = f"{platform.node()}:{os.getpid()}"
+
+    def ready(self, skeleton: Job, arrays: dict[str, Any]) -> None:
+        """Build the worker, and prepare what is the same for all plans."""
+        self._worker = Worker(assemble(skeleton, arrays))
+        self._worker.recovery.prepare()
+
+    def run(self, work: Work, start: Start | None) -> tuple[Outcome | Failure, float, str]:
+        """Return what ``work`` comes to, from ``start``, which is shipped apart from it."""
+        begin = time.perf_counter()
+        result = attempt(self._worker, replace(work, start=start))
+        return result, time.perf_counter() - begin, self._name
+
+    def finalise(self, work: FinalWork) -> tuple[Final | Failure, float, str]:
+        """Return what ``Worker.finalise`` gives; a failure only where memory was too little."""
+        begin = time.perf_counter()
+        try:
+            final: Final | Failure = self._worker.finalise(*work)
+        except Exception as error:
+            final = failure_of(error)
+            if final.kind != "out_of_memory":
+                raise
+        return final, time.perf_counter() - begin, self._name

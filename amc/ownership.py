@@ -1,0 +1,69 @@
+"""One owner for a run folder: a lock that its process takes to the grave."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from amc.errors import InputError
+
+LOCK = ".lock"
+LOOKS, LOOK_S = 10, 0.05
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Own a run folder; ``InputError`` names the process that does. Who only reads needs no lock.
+
+    The system lets go of the lock when the process ends, however it does.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        if not _locked(descriptor):
+            raise InputError(
+                f"run folder {str(folder)!r} is in use by {_owner(descriptor)}; wait for it, or "
+                f"end it and go on with: amc resume {folder}"
+            )
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_owned(folder: Path) -> bool:
+    """Return whether a process is at work in a run folder."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock; who only looks whether there is an owner holds it for a moment."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_S)
+        else:
+            return True
+    return False
+
+
+def _owner(descriptor: int) -> str:
+    return os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"

@@ -1,0 +1,147 @@
+"""A search in a process of its own, which a test kills: forked from one that has all imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+from amc import app, calibration, cli, faults, pricing, timing
+from amc.config import parse_config
+from amc.evaluation import Evaluation, Request
+from amc.evaluators import ScoringEvaluator
+from amc.journal import scan
+from amc.latency import calm, session
+
+# A batch that begins, each of its evaluations, and one that is made again for its weights.
+BATCH, LIVE, AGAIN = "b", ".", "r"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One life of a driver: where it searches, and what is counted to ``log``."""
+
+    config: dict[str, Any]
+    run_dir: Path
+    log: Path
+    again: int = 0  # how often an undisturbed search needs weights that it had let go
+
+    @property
+    def made_again(self) -> int:
+        """How often the latest life made an evaluation again."""
+        return self.log.read_text().count(AGAIN)
+
+
+def server() -> ForkServerContext:
+    """Return processes that start with this module's imports done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "agents.ddpg", "agents.netadapt", "agents.evolution"])
+    return context
+
+
+def live(trial: Trial, crash_at: str | None) -> None:
+    """Begin the search or go on with it, with what it evaluates counted as it begins."""
+    sys.stderr = sys.stdout = trial.log.with_suffix(".out").open("a")
+    _time_at_once()
+    if crash_at is not None:
+        os.environ[faults.VARIABLE] = crash_at
+    _count(trial.log)
+    if (trial.run_dir / "config.yaml").is_file():
+        app.resume(trial.run_dir)
+    else:
+        app.search(parse_config(trial.config), trial.run_dir)
+
+
+def command(arguments: list[str], told: Path) -> int:
+    """Give the command line ``arguments``; return its exit code, and what it says in ``told``."""
+    process = server().Process(target=_command, args=(arguments, told))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _command(arguments: list[str], told: Path) -> None:
+    sys.stderr = sys.stdout = told.open("w")
+    sys.argv = ["amc", *arguments]
+    _time_at_once()
+    cli.main()
+
+
+def _time_at_once() -> None:
+    """How long things take matters to no test here."""
+    for module, name, value in (
+        (calm, "LOOK_S", 0.0),
+        (calm, "PATIENCE", 0.0),
+        (session, "PATIENCE_S", 0.0),
+        (timing, "PATIENCE_S", 0.0),
+        (pricing, "PATIENCE_S", 0.0),
+        (calibration, "PROCESSES", {False: 0, True: 0}),
+    ):
+        setattr(module, name, value)
+
+
+def _count(log: Path) -> None:
+    """Note every batch that is evaluated, and every single evaluation that is made again."""
+    evaluate, rerun = ScoringEvaluator.evaluate, ScoringEvaluator.rerun
+
+    def note(text: str) -> None:
+        with log.open("a") as file:
+            file.write(text)
+
+    def counted(self: ScoringEvaluator, requests: Sequence[Request]) -> list[Evaluation]:
+        note(BATCH + LIVE * len(requests))
+        return evaluate(self, requests)
+
+    def counted_again(self: ScoringEvaluator, request: Request) -> Any:
+        note(AGAIN)
+        return rerun(self, request)
+
+    ScoringEvaluator.evaluate = counted  # type: ignore[method-assign]
+    ScoringEvaluator.rerun = counted_again  # type: ignore[method-assign]
+
+
+def kill_after(trial: Trial, seconds: float | None, crash_at: str | None = None) -> bool:
+    """Let a driver live for so long, or to a crash point, or to its end; return if it was killed.
+
+    Checks that all it had begun is on record afterwards, but for the one batch in flight.
+    """
+    before = _recorded(trial.run_dir)
+    trial.log.write_text("")
+    process = server().Process(target=live, args=(trial, crash_at))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    killed = process.exitcode == -signal.SIGKILL
+    told = trial.log.with_suffix(".out")
+    assert killed or process.exitcode == 0, told.read_text()[-3000:]
+    lost = trial.log.read_text().count(LIVE) - (_recorded(trial.run_dir) - before)
+    in_flight = trial.log.read_text().rpartition(BATCH)[2].count(LIVE) if killed else 0
+    assert lost in {0, in_flight}, f"{lost} evaluations lost, {in_flight} were in flight"
+    assert trial.made_again <= trial.again, "weights were lost"
+    return killed
+
+
+def _recorded(run_dir: Path) -> int:
+    """Return how many evaluations of a run that were made are on record."""
+    return sum(
+        not evaluation.cached
+        for journal in run_dir.glob("*/journal.jsonl")
+        for evaluation in scan(journal).records
+    )
+
+
+def moments(seed: str, count: int, longest_s: float) -> list[float]:
+    """Return ``count`` times in seconds, drawn from ``[0, longest_s]``."""
+    draw = random.Random(seed)
+    return [draw.uniform(0.0, longest_s) for _ in range(count)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from amc import faults
 from amc.cost import Budget, CostModel, cost_of
 from amc.errors import InputError, SearchFailed
 from amc.evaluation import Evaluation, Evaluator, Request, best_of
@@ -54,6 +55,7 @@ class ScoringEvaluator:
         def finished(position: int, seconds: float, worker: str, earlier: tuple[str, ...]) -> None:
             again = {"attempts": len(earlier) + 1, "failures": list(earlier)} if earlier else {}
             observed[position] = {"worker": worker, "evaluation_s": round(seconds, 6), **again}
+            faults.point("evaluation.finished")
 
         parents = {request.parent for request in requests if request.parent is not None}
         if parents and self.weights is not None:

@@ -13,6 +13,7 @@ from collections import Counter
 VARIABLE = "AMC_CRASH_AT"
 POINTS = (
     "folder.created",  # the run folder is there, nothing is evaluated yet
+    "evaluation.finished",  # one of a batch is scored, the others may be under way
     "journal.before_append",  # a batch is evaluated, none of it is on disk
     "journal.before_sync",  # written, maybe not on disk
     "journal.after_sync",  # on disk, the agent has not seen it

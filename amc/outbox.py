@@ -82,7 +82,7 @@ class OutboxTracker:
         self._file: BinaryIO | None = None
         self._end = 0
         self._last_step = 0
-        self._final: Mapping[str, float] = {}
+        self._final: dict[str, float] = {}
         self._artifacts: dict[str, str] = {}
         self._ended: Status | None = None
 
@@ -98,9 +98,10 @@ class OutboxTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record one point of each of ``metrics``; those called ``final/...`` have no step."""
         final = {k: v for k, v in _finite(metrics).items() if k.startswith(FINAL)}
-        if final and final != self._final:
-            self._append("final", metrics=final)
-            self._final = final
+        # An end that comes again measures again, and has all else as before.
+        if new := {k: v for k, v in final.items() if self._final.get(k) != v}:
+            self._append("final", metrics=new)
+            self._final.update(new)
         if rest := {k: v for k, v in metrics.items() if not k.startswith(FINAL)}:
             self.log_batch(step, [rest])
 
@@ -160,7 +161,7 @@ class OutboxTracker:
         if entry.event == "points":
             self._last_step = values["first_step"] + len(values["rows"]) - 1
         elif entry.event == "final":
-            self._final = values["metrics"]
+            self._final.update(values["metrics"])
         elif entry.event == "artifact":
             self._artifacts[values["path"]] = values["sha256"]
 

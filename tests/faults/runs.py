@@ -9,10 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from amc.task import Task, load_task
 from tests.conftest import SMALL
 from tests.faults.driver import Trial, kill_after
 
 EVALUATIONS = {"netadapt": 30, "uniform": 1, "analytic": 2}
+IMAGES = 500
 
 
 def config_of(agent: str, base: dict[str, Any] = SMALL) -> dict[str, Any]:
@@ -26,7 +30,9 @@ def results(run_dir: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(run_dir.glob("*-s*/journal.jsonl")):
         values = [json.loads(line) for line in file.read_text().splitlines()]
-        found[file.name] = [{k: v for k, v in one.items() if k != "observed"} for one in values]
+        found[str(file.relative_to(run_dir))] = [
+            {k: v for k, v in one.items() if k != "observed"} for one in values
+        ]
     for file in sorted(run_dir.glob("*-s*/**/plan*.json")):
         plan = json.loads(file.read_text())
         plan["costs"].pop("measured")
@@ -36,15 +42,23 @@ def results(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+def resnet20() -> Task:
+    """Return the zoo's ``resnet20`` with so few images that lives are short."""
+    whole = load_task("resnet20")
+    few, train = torch.arange(IMAGES), torch.arange(2 * IMAGES)
+    assert whole.test is not None
+    return Task(whole.network, whole.inputs, whole.train[train], whole.search[few], whole.test[few])
+
+
 class Reference:
     """An uninterrupted run of one agent, and how long it took."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        warm_up = Trial(config, folder / "warm-up", folder / "log", again=sys.maxsize)
+    def __init__(self, folder: Path, config: dict[str, Any], measured: bool = True) -> None:
+        warm_up = Trial(config, folder / "warm-up", folder / "log", sys.maxsize, measured)
         assert not kill_after(warm_up, None)  # measures the table, too
-        (target,) = (folder / "warm-up").glob("*/target.json")
-        own = {**config, "latency": {**config["latency"], "target": str(target)}}
-        self.trial = replace(warm_up, config=own, run_dir=folder / "reference")
+        target = next((folder / "warm-up").glob("*/target.json"))
+        config = {**config, "latency": {**config["latency"], "target": str(target)}}
+        self.trial = replace(warm_up, config=config, run_dir=folder / "reference")
         begin = time.perf_counter()
         assert not kill_after(self.trial, None)
         self.seconds = time.perf_counter() - begin

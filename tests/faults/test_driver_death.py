@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,16 @@ from tests.conftest import SMALL
 from tests.faults.driver import kill_after, moments
 from tests.faults.runs import Reference, config_of
 
-ONE_BATCH = ("uniform", "analytic")
 MOMENTS = int(os.environ.get("AMC_FAULT_MOMENTS", "20"))
-# The first time is at the first live batch after a resume, the second one batch later.
-CRASHES = [
-    *("folder.created:1", "evaluation.finished:1", "journal.before_append:1"),
-    *("journal.before_sync:1", "journal.after_sync:1", "journal.after_sync:2"),
-    *("search.batch_seen:2", "journal.before_sync:2", "search.ended:1"),
-    *("result.plan_written:1", "summary.written:1"),
-]
+# In this order, each in the next life of one run. A batch that was written is replayed then, which
+# `search.batch_seen` alone counts: its third one is the first that is live.
+BEFORE = ("folder.created:1", "evaluation.finished:1", "journal.before_append:1")
+WRITING = ("journal.before_sync:1", "journal.after_sync:1", "search.batch_seen:3")
+ENDING = ("search.ended:1", "result.plan_written:1", "summary.written:1")
+CHAIN = ((*BEFORE, *WRITING, *ENDING),)
+# A single batch is written only once.
+CHAINS_OF_ONE = ((*BEFORE, WRITING[0], *ENDING), (WRITING[1], "search.batch_seen:1"))
+ONE_BATCH = ("uniform", "analytic")
 # With Ray: what is scored is small, the network is not.
 RESNET20 = {
     **SMALL,
@@ -57,26 +59,28 @@ def survive(reference: Reference, folder: Path, agent: str) -> None:
     trial = reference.again(folder / f"run{run}")
     assert not kill_after(trial, None)
     assert reference.equals(trial.run_dir)
-    survive_points(reference, folder, one_batch=agent in ONE_BATCH)
 
 
-def survive_points(reference: Reference, folder: Path, one_batch: bool) -> None:
-    """Die at every crash point, each in a run of its own; searches of one batch have no second."""
-    assert {crash.partition(":")[0] for crash in CRASHES} == set(faults.POINTS)
-    crashes = [crash for crash in CRASHES if not one_batch or crash.endswith(":1")]
-    for number, crash in enumerate(crashes):
+def die_at_each(reference: Reference, folder: Path, chains: Sequence[Sequence[str]]) -> None:
+    """Die at every crash point, those of a chain in one run; each run must equal the others."""
+    assert {crash.partition(":")[0] for chain in chains for crash in chain} == set(faults.POINTS)
+    for number, chain in enumerate(chains):
         trial = reference.again(folder / f"points{number}")
-        assert kill_after(trial, None, crash), f"{crash} was not reached"
+        for crash in chain:
+            assert kill_after(trial, None, crash), f"{crash} was not reached"
         assert not kill_after(trial, None)
         assert reference.equals(trial.run_dir)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_killed_driver_loses_nothing(agent: str, tmp_path: Path) -> None:
-    survive(Reference(tmp_path, config_of(agent)), tmp_path, agent)
+    reference = Reference(tmp_path, config_of(agent))
+    survive(reference, tmp_path, agent)
+    die_at_each(reference, tmp_path, CHAINS_OF_ONE if agent in ONE_BATCH else CHAIN)
 
 
 @pytest.mark.parametrize("agent", ["ddpg", "netadapt"])
 def test_a_killed_driver_of_ray_workers_loses_nothing(agent: str, tmp_path: Path) -> None:
-    config = config_of(agent, RESNET20)
-    survive(Reference(tmp_path, config, measured=False), tmp_path, agent)
+    reference = Reference(tmp_path, config_of(agent, RESNET20), measured=False)
+    survive(reference, tmp_path, agent)
+    die_at_each(reference, tmp_path, CHAIN)

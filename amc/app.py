@@ -34,6 +34,7 @@ from amc.criteria.chosen import of_channels, of_weights
 from amc.data import Data
 from amc.drain_process import draining
 from amc.driven import driven, open_journals
+from amc.earlier_outbox import Continued
 from amc.explanation import explanation, explanation_picture
 from amc.files import check_writable
 from amc.growth import grown, say_who_did_not_grow
@@ -173,6 +174,7 @@ def _run(
                 run_name=f"{folder.path.name}/{one.name}",
                 warn=reporter.message,
                 uri=folder.config.tracking_uri,
+                continued=Continued(journal.continues, session.budget),
             )
             trackers.append(stack.enter_context(tracked(tracker)))
             method = make_agent(one.agent, folder.config.agents[one.agent])

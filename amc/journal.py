@@ -61,10 +61,14 @@ class Journal:
             _cut(path, contents.whole_bytes)
         self.header, self.records = contents.header, contents.records
         self.torn_bytes = contents.torn_bytes
-        names = contents.header.get("continues", ())
-        self.earlier = [e for name in names for e in scan(path.with_name(name)).records]
+        self.earlier = [e for name in self.continues for e in scan(path.with_name(name)).records]
         self._length, self._bytes = len(self.records), contents.whole_bytes
         self.seconds = time.perf_counter() - begin
+
+    @property
+    def continues(self) -> list[str]:
+        """The names of the journals that this one continues, the oldest first."""
+        return list(self.header.get("continues", ()))
 
     @property
     def context(self) -> str:

@@ -20,7 +20,7 @@ RANDOM = "[a-z0-9_]{8}"  # as ``tempfile`` draws it
 # As ``amc.files.write_bytes`` names what it writes, for the kinds of files that a run folder has.
 HALF_WRITTEN = re.compile(rf"\.(.+\.(?:json|jsonl|yaml|safetensors|png))\.{RANDOM}")
 # Where a driver writes. What other commands make within a run folder they may be making now.
-FOLDERS = re.compile(r"(?:[A-Za-z][A-Za-z0-9_]*-s[0-9]+(?:/weights|/family)?)?")
+FOLDERS = re.compile(r"(?:[A-Za-z][A-Za-z0-9_]*-s[0-9]+(?:/weights|/family|/earlier-[0-9]+)?)?")
 
 
 def remove_leftovers(run_dir: Path) -> None:

@@ -33,19 +33,17 @@ from amc.config import SearchConfig, changed
 from amc.criteria.chosen import of_channels, of_weights
 from amc.data import Data
 from amc.drain_process import draining
-from amc.elsewhere import continue_elsewhere as continue_elsewhere_of
-from amc.errors import InputError
+from amc.driven import driven, open_journals
+from amc.earlier_outbox import Continued
 from amc.explanation import explanation, explanation_picture
 from amc.files import check_writable
 from amc.growth import grown, say_who_did_not_grow
 from amc.inspection import inspection
-from amc.journal import Journal, checked
-from amc.ownership import owned
 from amc.pricing import cost_model, measure_to, patterns_of
 from amc.registry import lookup
 from amc.reporting import Reporter, SilentReporter
 from amc.results import run_result, write_summary
-from amc.run_folder import RunFolder, write_config
+from amc.run_folder import RunFolder
 from amc.search_run import Found, folder_for, run_search
 from amc.session import Session
 from amc.task import load_task
@@ -91,8 +89,15 @@ def search(
     reporter = reporter or SilentReporter()
     path = run_dir or folder_for(config)
     config = frozen(config)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        return _run(RunFolder.open(path).again(config), reporter)
+    prepared = None
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        prepared = _create(path, config, reporter)
+    with driven(path) as folder:
+        return _run(folder.again(config), reporter, prepared)
+
+
+def _create(path: Path, config: SearchConfig, reporter: Reporter) -> tuple[Session, Data | None]:
+    """Make the folder of a new run; return what was prepared for that."""
     check_writable(path, "--run-dir", folder=True)
     for name in config.agents:
         make_agent(name, config.agents[name])
@@ -100,8 +105,8 @@ def search(
     check_agents(session)
     if path.is_dir():
         path.rmdir()  # empty; the new folder takes its place by rename
-    folder = RunFolder.create(path, config, journal_facts(session), session.table.as_json())
-    return _run(folder, reporter, (session, test))
+    RunFolder.create(path, config, journal_facts(session), session.table.as_json())
+    return session, test
 
 
 def resume(
@@ -117,18 +122,13 @@ def resume(
     refused, or with ``continue_elsewhere`` gone on with in new steps, to which the journal gives
     every answer that it has.
     """
-    folder = RunFolder.open(run_dir)
-    if evaluations is not None and evaluations < folder.config.evaluations:
-        raise InputError(
-            f"evaluations {evaluations} is below the run's {folder.config.evaluations}; a run "
-            "can only grow"
-        )
     reporter = reporter or SilentReporter()
-    for name, options in folder.config.agents.items():
-        make_agent(name, options)
-    more = {} if evaluations is None else grown(folder.config, evaluations)
-    config = changed({**folder.config.model_dump(mode="json"), **more}, workers=workers)
-    result = _run(replace(folder, config=config), reporter, elsewhere=continue_elsewhere)
+    with driven(run_dir) as folder:
+        more = {} if evaluations is None else grown(folder.config, evaluations)
+        for name, options in folder.config.agents.items():
+            make_agent(name, options)
+        config = changed({**folder.config.model_dump(mode="json"), **more}, workers=workers)
+        result = _run(replace(folder, config=config), reporter, elsewhere=continue_elsewhere)
     if evaluations is not None:
         say_who_did_not_grow(config, evaluations, result["rows"], reporter)
     return result
@@ -154,15 +154,14 @@ def _run(
 ) -> dict[str, Any]:
     """Make every search of the run, finish their winners together, and write the summary.
 
-    A search that finds no plan within the budget is a row too, and the others are finished.
+    The run is ``driven`` by the caller. A search that finds no plan within the budget is a row too,
+    and the others are finished.
     """
     reporter.hint(f"amc resume {folder.path}")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(owned(folder.path))
         session, test = prepared or _prepare_again(folder, reporter)
-        journals = _open_journals(folder, session, reporter, elsewhere)
-        if prepared is None:
-            write_config(folder.path / "config.yaml", folder.config)
+        journals = open_journals(folder, journal_facts(session), reporter, elsewhere)
+        folder.save()
         drain = stack.enter_context(draining(folder.path, folder.config.tracking_uri, reporter))
         job, count = session.job(), session.config.workers
         workers = stack.enter_context(open_workers(job, count, reporter, session.limits()))
@@ -175,6 +174,7 @@ def _run(
                 run_name=f"{folder.path.name}/{one.name}",
                 warn=reporter.message,
                 uri=folder.config.tracking_uri,
+                continued=Continued(journal.continues, session.budget),
             )
             trackers.append(stack.enter_context(tracked(tracker)))
             method = make_agent(one.agent, folder.config.agents[one.agent])
@@ -194,27 +194,6 @@ def _prepare_again(folder: RunFolder, reporter: Reporter) -> tuple[Session, Data
     session, test = prepare(own, reporter)
     check_agents(session)
     return session, test
-
-
-def _open_journals(
-    folder: RunFolder, session: Session, reporter: Reporter, elsewhere: bool
-) -> list[Journal]:
-    """Open every journal of the run, or refuse before anything is written."""
-    facts = journal_facts(session)
-    for one in folder.searches:
-        checked(one.journal, facts[one.agent], elsewhere)
-    if elsewhere:
-        for one in folder.searches:
-            for told in continue_elsewhere_of(one.journal, facts[one.agent]):
-                reporter.message(f"{one.name} goes on elsewhere: {told}")
-    journals = [Journal(one.journal, facts[one.agent]) for one in folder.searches]
-    for one, journal in zip(folder.searches, journals, strict=True):
-        if journal.torn_bytes:
-            reporter.message(
-                f"{one.name}: dropped the last {journal.torn_bytes} bytes of the journal, a record "
-                "that was cut short"
-            )
-    return journals
 
 
 def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 
 from agents import AGENTS
 from amc.code_digest import code_digest
-from amc.config import SearchConfig, changed, load_yaml, parse_config
+from amc.config import SearchConfig, changed, parse_config
 from amc.cost import cost_of, make_budget
 from amc.coupling import ChannelGroup
 from amc.criteria import CRITERIA
@@ -34,6 +34,7 @@ from amc.scores import check_score
 from amc.search_run import SearchMethod
 from amc.session import Session
 from amc.space import SearchSpace
+from amc.strict_yaml import read_yaml
 from amc.task import LoadedTask, load_task
 from amc.workers import InProcess
 from amc.zoo import ZOO
@@ -68,7 +69,7 @@ def load_config(
     """
     raw: dict[str, Any] = {"task": source, "budget": {"macs": 0.5}, "agents": {"ddpg": {}}}
     if Path(source).is_file() or not (source in ZOO or ":" in source):
-        raw = load_yaml(Path(source), "config")
+        raw = read_yaml(Path(source), "config")
     config = changed(raw, overrides, task, agents, seed, workers)
     for name in config.agents:
         lookup(AGENTS, name, "agents")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amc.config import NOT_OF_THE_RESULT, SearchConfig
+from amc.config import SearchConfig
+from amc.config_identity import NOT_OF_THE_RESULT
 from amc.cost import BUDGET_KEYS, Budget
 from amc.errors import InputError
 from amc.evaluation import Evaluation

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from amc.config_identity import identity
 from amc.config_sections import (
     AgentName,
     LatencyConfig,
@@ -30,7 +30,7 @@ from amc.printable import dotted, shown
 from amc.registry import nearest
 from amc.store_uri import parts
 from amc.strict_json import Limits, check_plain
-from amc.strict_yaml import parse_yaml, read_yaml
+from amc.strict_yaml import parse_yaml
 
 DEEPEST = 8  # parts of a dotted key
 MANY = 2**31 - 1  # images or steps
@@ -169,41 +169,8 @@ class SearchConfig(Section):
 
     @property
     def digest(self) -> str:
-        """The digest of every key but those that may differ between equal runs.
-
-        Some keys do not count at their default: configurations older than these keep their digest.
-        """
-        values = self.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-        for key in YOUNGER:
-            if getattr(self, key) == type(self).model_fields[key].default:
-                del values[key]
-        for key in ("weight_criterion", "patterns", "sparsities"):
-            if key not in self.sites.given():
-                del values["sites"][key]
-        return digest(values)
-
-
-# Keys that came later.
-YOUNGER = (
-    "evaluation_steps",
-    "infeasible_reward",
-    "objective",
-    "score",
-    "racing",
-    "short_term",
-)
-# Keys that a run may change without changing what comes out. Where its latency table came from is
-# one of them: the table itself has a digest of its own.
-NOT_OF_THE_RESULT: Any = {
-    "workers": True,
-    "attempts": True,
-    "evaluation_timeout_s": True,
-    "tracking_uri": True,
-    "experiment": True,
-    "data_folder": True,
-    "cache": True,
-    "latency": {"target"},
-}
+        """The digest of every key but those that may differ between equal runs."""
+        return digest(identity(self))
 
 
 def changed(
@@ -258,11 +225,6 @@ def _check_names(names: list[Any]) -> None:
         )
     if len(set(names)) != len(names):
         raise ValueError(f"agents {shown(names)} must name each agent once; seeds repeat a search")
-
-
-def load_yaml(path: Path, what: str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds; ``InputError`` when it is missing or malformed."""
-    return read_yaml(path, what)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

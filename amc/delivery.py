@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amc.files import write_json
-from amc.outbox import FILE, Entry, entries_of
+from amc.outbox_entries import FILE, Entry, entries_of, run_dir_of
 
 STATE = "outbox.delivered.json"
 SCHEMA_VERSION = 1
@@ -82,6 +82,7 @@ class Delivery:
         self.folder = folder
         self._open_record = open_record
         self._record: Record | None = None
+        self._beginning = self._first_line()
         last = Delivered.read(folder)
         self._state = last if last.store == store and _fits(folder, last) else Delivered(store)
 
@@ -91,8 +92,14 @@ class Delivery:
         return self._state.entries
 
     def waiting(self) -> list[Entry]:
-        """Return the next entries that have not arrived; ``OutboxError`` where a line is none."""
+        """Return the next entries that have not arrived; ``OutboxError`` where a line is none.
+
+        An outbox that another one took the place of is begun anew.
+        """
         with (self.folder / FILE).open("rb") as file:
+            if (first := file.readline()) != self._beginning:
+                self._beginning, self._record = first, None
+                self._state = Delivered(self._state.store)
             file.seek(self._state.offset)
             content = file.read(CHUNK)
             if b"\n" not in content:
@@ -101,7 +108,7 @@ class Delivery:
         if b"\n" in content[end - self._state.offset :] and not entries:
             raise OutboxError(
                 f"{self.folder / FILE} is corrupt at byte {end}; once its search has ended, "
-                f"amc sync {self.folder.parent} cuts that off and writes it again"
+                f"amc sync {run_dir_of(self.folder)} cuts that off and writes it again"
             )
         return entries
 
@@ -138,9 +145,13 @@ class Delivery:
             with contextlib.suppress(OSError):
                 self._state.write(self.folder)
 
+    def _first_line(self) -> bytes:
+        with contextlib.suppress(OSError), (self.folder / FILE).open("rb") as file:
+            return file.readline()
+        return b""
+
     def _first(self) -> Entry:
-        with (self.folder / FILE).open("rb") as file:
-            entries, _ = entries_of(file.readline())
+        entries, _ = entries_of(self._beginning)
         if not entries or entries[0].event != "start":
             raise OutboxError(f"{self.folder / FILE} has no start; amc sync writes it again")
         return entries[0]
@@ -152,7 +163,7 @@ class Delivery:
         elif event == "final":
             record.final(sent[0])
         elif event == "artifact":
-            path = _within(self.folder, values)
+            path = within(self.folder, values)
             if path.is_file():  # what was removed since is not missed
                 record.artifact(path)
         elif event in {"finish", "resume"}:
@@ -202,7 +213,8 @@ def _first_call(entries: Sequence[Entry]) -> Sequence[Entry]:
     return entries
 
 
-def _within(folder: Path, values: Mapping[str, Any]) -> Path:
+def within(folder: Path, values: Mapping[str, Any]) -> Path:
+    """Return the file that an entry names; ``OutboxError`` where that is outside of ``folder``."""
     path = (folder / str(values["path"])).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise OutboxError(f"{folder / FILE} names a file outside of its folder; take that line out")

@@ -20,7 +20,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from amc.delivery import Delivery, OutboxError, counts
-from amc.outbox import FILE
+from amc.outbox_entries import outboxes
 from amc.store_uri import authorised, chosen, default_store, masked, parts
 
 LOCK = ".sync.lock"
@@ -48,7 +48,7 @@ class Drain:
         not answer ends the round; one that refuses, only that search's part of it.
         """
         trouble = None
-        for folder in sorted(path.parent for path in self._run_dir.glob(f"*/{FILE}")):
+        for folder in outboxes(self._run_dir):
             delivery = self._delivery(folder)
             try:
                 with authorised(self._uri) as uri:
@@ -92,7 +92,7 @@ def only_one(run_dir: Path, timeout_s: float = 0.0) -> Iterator[bool]:
 
 def left_in(run_dir: Path, store: str) -> tuple[int, int, str | None]:
     """Return how many entries of the run wait, of how many, and the last error."""
-    found = [counts(path.parent, store) for path in sorted(run_dir.glob(f"*/{FILE}"))]
+    found = [counts(folder, store) for folder in outboxes(run_dir)]
     errors = [error for delivered, total, error in found if error and delivered < total]
     total = sum(total for _, total, _ in found)
     return total - sum(delivered for delivered, _, _ in found), total, next(iter(errors), None)

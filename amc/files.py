@@ -52,7 +52,7 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     if sync:
-        sync_folder(path.parent)
+        fsync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,16 +67,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def sync(path: Path) -> None:
     """Make what was written without ``sync`` last."""
-    _fsync(path)
-    _fsync(path.parent)
+    fsync(path)
+    fsync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last."""
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Make what is written in a file last, or what was made and renamed in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

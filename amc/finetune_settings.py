@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from amc.config import load_yaml
 from amc.config_sections import RecoveryName
 from amc.errors import InputError
 from amc.invalid import explain
 from amc.printable import shown
-from amc.strict_yaml import parse_yaml
+from amc.strict_yaml import parse_yaml, read_yaml
 
 EPOCHS = 8.0  # where neither steps nor epochs are given
 RECOVERY: RecoveryName = "least_squares+batch_norm"  # where a plan names no weights
@@ -127,7 +126,7 @@ class FinetuneSettings(BaseModel):
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """Return the settings in a YAML file, checked; ``InputError`` names each refused one."""
-    given = load_yaml(path, "recipe")
+    given = read_yaml(path, "recipe")
     parse_settings(given)
     return given
 

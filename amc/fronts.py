@@ -19,7 +19,7 @@ from torch import nn
 from amc.apart import apart
 from amc.bench_dense import TORCH_FORMS, dense_forms
 from amc.bench_latency import MEASUREMENTS, PROCESSES, error_table, geometric_mean
-from amc.config import NOT_OF_THE_RESULT
+from amc.config_identity import NOT_OF_THE_RESULT
 from amc.deploy import deployed
 from amc.errors import InputError
 from amc.finetune_batch import folder_beside

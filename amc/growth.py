@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amc.config import SearchConfig
+from amc.errors import InputError
 from amc.reporting import Reporter
 
 
 def grown(config: SearchConfig, evaluations: int) -> dict[str, Any]:
-    """Return the keys with which every agent goes on to ``evaluations``, at the horizon it had."""
+    """Return the keys with which every agent goes on to ``evaluations``, at the horizon it had.
+
+    Raises ``InputError`` for fewer than the run has.
+    """
+    if evaluations < config.evaluations:
+        raise InputError(
+            f"evaluations {evaluations} is below the run's {config.evaluations}; a run can only "
+            "grow"
+        )
     agents = {}
     for name, options in config.agents.items():
         own = options.get("evaluations", evaluations)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,23 +20,14 @@ from amc import faults
 from amc.errors import InputError
 from amc.evaluation import Evaluation
 from amc.files import write_text
-from amc.journal_lines import (
-    SCHEMA_VERSION,
-    as_line,
-    read_line,
-    record_as_json,
-    record_of,
-    whole_length,
-)
+from amc.journal_lines import LIMITS, SCHEMA_VERSION, as_line, record_as_json
+from amc.journal_reader import JournalReader
 from amc.plan import digest
-from amc.printable import printable, shown
-from amc.strict_json import read_bytes
+from amc.printable import shown
 
 # Facts that decide how numbers are rounded, not what is asked for: where one of them differs, a
 # search can go on, but not in the same steps.
 ELSEWHERE = ("machine", "code", "torch")
-CONTINUED = re.compile(r"journal-[1-9][0-9]{0,5}\.jsonl")
-LARGEST = 2**31  # bytes of a journal
 # What a header has beside facts.
 OWN_KEYS = ("schema_version", "observed", "context", "continues")
 # Facts that journals of schema version 1 did not name.
@@ -71,10 +61,14 @@ class Journal:
             _cut(path, contents.whole_bytes)
         self.header, self.records = contents.header, contents.records
         self.torn_bytes = contents.torn_bytes
-        names = contents.header.get("continues", ())
-        self.earlier = [e for name in names for e in scan(path.with_name(name)).records]
+        self.earlier = [e for name in self.continues for e in scan(path.with_name(name)).records]
         self._length, self._bytes = len(self.records), contents.whole_bytes
         self.seconds = time.perf_counter() - begin
+
+    @property
+    def continues(self) -> list[str]:
+        """The names of the journals that this one continues, the oldest first."""
+        return list(self.header.get("continues", ()))
 
     @property
     def context(self) -> str:
@@ -88,13 +82,22 @@ class Journal:
         write_text(path, as_line(header))
 
     def append(self, evaluations: Sequence[Evaluation]) -> None:
-        """Add records and wait until they are on disk. What fails leaves the file as it was."""
+        """Add records and wait until they are on disk. What fails leaves the file as it was.
+
+        Raises ``InputError`` for a record that would be too long to be read again.
+        """
         begin = time.perf_counter()
         faults.point("journal.before_append")
-        text = "".join(
-            as_line({"sequence": self._length + i, **record_as_json(evaluation)})
+        lines = [
+            as_line({"sequence": self._length + i, **record_as_json(evaluation)}).encode()
             for i, evaluation in enumerate(evaluations)
-        ).encode()
+        ]
+        if (longest := max(map(len, lines), default=0)) > LIMITS.size:
+            raise InputError(
+                f"a record for {str(self.path)!r} has {longest} bytes, more than the {LIMITS.size} "
+                "of a journal's line; search fewer sites: sites.exclude"
+            )
+        text = b"".join(lines)
         try:
             with self.path.open("ab") as file:
                 file.write(text)
@@ -119,30 +122,9 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Evaluation]]:
 
 def scan(path: Path) -> Contents:
     """Return what a journal holds; ``InputError`` names the byte at which it is damaged."""
-    if not path.is_file():
-        raise InputError(f"{_named(path)} is missing; name a run folder that amc search wrote")
-    content = read_bytes(path, "journal", LARGEST)
-    whole = whole_length(content)
-    offset, header, records = 0, None, list[Evaluation]()
-    for text in content[:whole].splitlines(keepends=True):
-        try:
-            value = read_line(text)
-            if header is None:
-                header = _checked_header(value)
-            if header["schema_version"] > 1 and "checksum" not in value.get("observed", {}):
-                raise ValueError("it has no checksum")
-            if value is not header:
-                records.append(record_of(value, len(records)))
-        except ValueError as error:
-            what = "header" if header is None else f"record {len(records)}"
-            raise InputError(
-                f"{_named(path)} is corrupt at byte {offset} ({what}: {error}); restore it from a "
-                "copy, or use the release that wrote it"
-            ) from error
-        offset += len(text)
-    if header is None:
-        raise InputError(f"{_named(path)} has no header; restore it from a copy")
-    return Contents(header, records, whole, len(content) - whole)
+    with JournalReader(path) as reader:
+        records = list(reader.read())
+        return Contents(reader.header, records, reader.offset, reader.unread_bytes)
 
 
 def checked(path: Path, facts: Mapping[str, Any], elsewhere: bool = False) -> Contents:
@@ -196,21 +178,6 @@ def context_facts(header: Mapping[str, Any]) -> dict[str, Any]:
 def context_of(header: Mapping[str, Any]) -> str:
     """Return the digest of what every request's key in the journal depends on."""
     return str(header.get("context", digest(context_facts(header))))
-
-
-def _checked_header(header: dict[str, Any]) -> dict[str, Any]:
-    version, names = header.get("schema_version"), header.get("continues", [])
-    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {shown(version)}, not 1 to {SCHEMA_VERSION}")
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and CONTINUED.fullmatch(name) for name in names
-    ):
-        raise ValueError("continues names what is no journal beside it")
-    return header
-
-
-def _named(path: Path) -> str:
-    return printable(str(path))
 
 
 def _cut(path: Path, length: int) -> None:

@@ -66,17 +66,6 @@ def read_line(text: bytes) -> dict[str, Any]:
     return value
 
 
-def whole_length(content: bytes) -> int:
-    """Return how many bytes of a journal are whole lines, the rest having been cut short.
-
-    A file system that loses power may leave zeros where the last lines were to come.
-    """
-    zero = content.find(b"\0")
-    if zero >= 0 and not content[zero:].strip(b"\0\n"):
-        content = content[:zero]
-    return content.rfind(b"\n") + 1
-
-
 def record_as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation as a record without its number."""
     request = evaluation.request

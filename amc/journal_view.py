@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from amc.errors import InputError
 from amc.evaluation import Evaluation
 from amc.journal import scan
+from amc.journal_reader import JournalReader
 from amc.ownership import is_owned
 from amc.run_folder import RunFolder, Search
 
@@ -60,25 +63,64 @@ def show(
 
 
 def follow(
-    run_dir: Path, agent: str | None = None, seed: int | None = None
+    run_dir: Path, agent: str | None = None, seed: int | None = None, last: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Return the evaluations that are put on record from now on, until the search ends."""
-    searches = _chosen(run_dir, agent, seed)
-    seen = {one.name: len(scan(one.journal).records) for one in searches}
-    return _added(run_dir, searches, seen)
+    """Return each search's ``last`` evaluations, and those that are put on record from now on.
+
+    They end when the search does. A journal that another one takes the place of, as where a search
+    goes on elsewhere, is shown from its beginning.
+    """
+    tails = [(one, Tail(one.journal)) for one in _chosen(run_dir, agent, seed)]
+    before = [(one, tail.added()[-last if last else tail.count :]) for one, tail in tails]
+    return itertools.chain(
+        (_row(one, *record) for one, records in before for record in records),
+        _added(run_dir, tails),
+    )
 
 
-def _added(run_dir: Path, searches: list[Search], seen: dict[str, int]) -> Iterator[dict[str, Any]]:
-    while True:
-        running = is_owned(run_dir)  # asked before looking: what it wrote last is shown
-        for one in searches:
-            records = scan(one.journal).records
-            for sequence in range(seen[one.name], len(records)):
-                yield _row(one, sequence, records[sequence])
-            seen[one.name] = len(records)
-        if not running:
-            return
-        time.sleep(LOOK_S)
+class Tail:
+    """The end of a journal that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._reader = path, JournalReader(path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.close()
+
+    @property
+    def count(self) -> int:
+        """How many records there were when they were last asked for."""
+        return self._reader.count
+
+    def added(self) -> list[tuple[int, Evaluation]]:
+        """Return the numbered records that came since the last call, from what was added alone.
+
+        A file that was replaced is read anew, and one that was cut or written over too, of which
+        the records behind those that had been returned count as added.
+        """
+        first, replaced = self.count, self._reader.is_replaced()
+        if not replaced and self._reader.unread_bytes >= 0:
+            with contextlib.suppress(InputError):  # the whole file says what is wrong, if anything
+                return list(enumerate(self._reader.read(), first))
+        self._reader.close()
+        self._reader = JournalReader(self._path)
+        records = list(enumerate(self._reader.read()))
+        return records if replaced else records[first:]
+
+
+def _added(run_dir: Path, tails: list[tuple[Search, Tail]]) -> Iterator[dict[str, Any]]:
+    with contextlib.ExitStack() as stack:
+        for _, tail in tails:
+            stack.callback(tail.close)
+        running = True
+        while running:
+            running = is_owned(run_dir)  # asked before looking: what it wrote last is shown
+            for one, tail in tails:
+                for record in tail.added():
+                    yield _row(one, *record)
+            if running:
+                time.sleep(LOOK_S)
 
 
 def _chosen(run_dir: Path, agent: str | None, seed: int | None) -> list[Search]:

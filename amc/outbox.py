@@ -1,4 +1,4 @@
-"""The outbox of a search: what is to be tracked, one JSON object a line, in the order it happened.
+"""The outbox of a search: what is to be tracked, in the order it happened.
 
 ``outbox.jsonl`` lies beside the journal. A search only appends to it; ``amc.drain`` delivers it.
 The first line has an identity, drawn once, so a folder that is moved stays the same MLflow run.
@@ -15,51 +15,16 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from amc.outbox_entries import FILE, Entry, earlier_folder, entries_of, run_dir_of, start_of
 from amc.tracking import Status
 
-FILE = "outbox.jsonl"
 SCHEMA_VERSION = 1
 FINAL = "final/"
+CONTINUES_TAG = "amc.continues"
 LOCK_PATIENCE_S = 1.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line: ``event`` is start, points, final, artifact, finish or resume.
-
-    ``end`` is the offset behind the line, and ``digest`` tells it from another one of its length.
-    """
-
-    event: str
-    time_ms: int
-    values: Mapping[str, Any]
-    end: int
-    digest: str
-
-
-def entries_of(content: bytes, start: int = 0) -> tuple[list[Entry], int]:
-    """Return the entries of ``content``, which begins at offset ``start``, and where they end.
-
-    They end before a line that was cut short or that is no entry.
-    """
-    entries, end = [], start
-    for line in content.splitlines(keepends=True):
-        try:
-            value = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            value = None
-        if not isinstance(value, dict) or not isinstance(value.get("event"), str):
-            break
-        time_ms = value.get("time_ms")
-        end += len(line)
-        digest = hashlib.sha256(line).hexdigest()[:16]
-        known_ms = time_ms if isinstance(time_ms, int) else 0
-        entries.append(Entry(value["event"], known_ms, value, end, digest))
-    return entries, end
 
 
 class OutboxTracker:
@@ -67,6 +32,9 @@ class OutboxTracker:
 
     Its first failure is its last word, told to ``warn`` as one line: a gap is worse than an end,
     since ``amc sync`` takes from journal and summary what an outbox lacks at its end.
+
+    ``continues`` are the names of the journals that the search's own continues: what is tracked now
+    is none of theirs, and the MLflow run says so by its name and its tag ``amc.continues``.
     """
 
     def __init__(
@@ -76,9 +44,11 @@ class OutboxTracker:
         run_name: str,
         store: str | None,
         warn: Callable[[str], None],
+        continues: Sequence[str] = (),
     ) -> None:
         self._folder, self._warn = folder, warn
         self._named = {"experiment": experiment, "run_name": run_name, "store": store}
+        self._continues = list(continues)
         self._file: BinaryIO | None = None
         self._end = 0
         self._last_step = 0
@@ -133,6 +103,8 @@ class OutboxTracker:
         entries, self._end = entries_of(content)
         if entries and entries[0].event != "start":
             entries, self._end = [], 0
+        if entries and len(entries[0].continues) < len(self._continues):
+            raise ValueError("the outbox is of the journal that is continued")
         if self._end < len(content):
             os.ftruncate(self._file.fileno(), self._end)
         for entry in entries:
@@ -142,11 +114,25 @@ class OutboxTracker:
                 "start",
                 schema_version=SCHEMA_VERSION,
                 identity=uuid.uuid4().hex,
-                formerly=self._former_identity(),
-                **self._named,
+                **self._beginning(),
                 params=params,
-                tags=dict(tags),
+                tags={**tags, **self._continued()},
             )
+
+    def _beginning(self) -> dict[str, Any]:
+        """Return how a search is called that begins, or that goes on elsewhere."""
+        if not self._continues:
+            return {"formerly": self._former_identity(), **self._named}
+        name = f"{self._named['run_name']} continued {len(self._continues)}"
+        own = {"run_name": name, "continues": self._continues}
+        return {"formerly": None, **self._named, **own}
+
+    def _continued(self) -> dict[str, str]:
+        """Return the tag with the identity of the MLflow run before this one, if there is one."""
+        for journal in reversed(self._continues):
+            if start := start_of(self._folder / earlier_folder(journal)):
+                return {CONTINUES_TAG: str(start.values.get("identity"))}
+        return {}
 
     def _former_identity(self) -> str | None:
         """Return how a search that began before there were outboxes is tagged in MLflow."""
@@ -201,7 +187,7 @@ class OutboxTracker:
             self._warn(
                 f"warning: tracking stopped ({type(error).__name__}: {reason}); the search goes "
                 "on, its journal and plan are complete without it; once it has ended, what is "
-                f"missing comes with: amc sync {self._folder.parent}"
+                f"missing comes with: amc sync {run_dir_of(self._folder)}"
             )
 
     def _close(self) -> None:

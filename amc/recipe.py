@@ -11,12 +11,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save
 
-from amc.config import load_yaml
 from amc.config_sections import PathText
 from amc.errors import InputError
 from amc.files import check_writable, write_bytes
 from amc.invalid import explain
 from amc.reporting import Handle, Reporter
+from amc.strict_yaml import read_yaml
 from amc.task import accuracy
 from amc.training import Schedule, fit
 from amc.worker import score
@@ -43,7 +43,7 @@ class Recipe(BaseModel):
 def read_recipe(path: Path) -> Recipe:
     """Return the checked recipe of a YAML file; ``InputError`` names each refused field."""
     try:
-        return Recipe(**load_yaml(path, "recipe"))
+        return Recipe(**read_yaml(path, "recipe"))
     except ValidationError as error:
         raise InputError(explain(error, Recipe)) from error
 

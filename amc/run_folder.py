@@ -1,8 +1,9 @@
 """A run folder: created complete, by rename, before anything slow starts.
 
-DIR/config.yaml        the whole run
+DIR/config.yaml        the whole run, as it is gone on with
 DIR/summary.json       a list, one object an agent and seed
-DIR/AGENT-sSEED/       config.yaml journal.jsonl target.json, then plan.json, weights, pictures
+DIR/AGENT-sSEED/       config.yaml (as at the creation) journal.jsonl target.json, then plan.json,
+                       weights, pictures
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from typing import Any
 import yaml
 
 from amc import faults
-from amc.config import SearchConfig, load_yaml, parse_config
+from amc.config import SearchConfig, parse_config
+from amc.config_identity import MAY_CHANGE, OF_LENGTH, differing, differing_of_search, told
 from amc.contained import check_contained
 from amc.errors import InputError
-from amc.files import sync_folder, write_json, write_text
+from amc.files import fsync, write_json, write_text
 from amc.journal import Journal
+from amc.leftovers import remove_abandoned
+from amc.ownership import owned
+from amc.strict_yaml import read_yaml
 from amc.summary_file import read_rows
 
 
@@ -42,6 +47,11 @@ class Search:
     def journal(self) -> Path:
         """The journal's file."""
         return self.folder / "journal.jsonl"
+
+    @property
+    def creation(self) -> Path:
+        """The configuration of this search alone, as it was when the run was created."""
+        return self.folder / "config.yaml"
 
     @property
     def target(self) -> Path:
@@ -77,30 +87,23 @@ class RunFolder:
         ``facts`` are those of each agent's journal.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-        building.chmod(0o755)
+        remove_abandoned(path)
+        around = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        building = around / path.name
         try:
-            write_config(building / "config.yaml", config)
-            for search in RunFolder(building, config).searches:
-                own = {
-                    "agents": {search.agent: config.agents[search.agent]},
-                    "seeds": [search.seed],
-                }
-                write_config(
-                    search.folder / "config.yaml",
-                    parse_config({**config.model_dump(mode="json"), **own}),
-                )
-                write_json(search.target, table)
-                Journal.create(search.journal, facts[search.agent])
-            building.rename(path)
+            with owned(around):  # so that nobody takes it for one that was abandoned
+                building.mkdir(mode=0o755)
+                RunFolder(building, config)._write(facts, table)
+                building.rename(path)
         except BaseException as error:
-            shutil.rmtree(building, ignore_errors=True)
             if isinstance(error, OSError) and path.exists():
                 raise InputError(
                     f"run folder {str(path)!r} exists; choose another --run-dir"
                 ) from error
             raise
-        sync_folder(path.parent)
+        finally:
+            shutil.rmtree(around, ignore_errors=True)
+        fsync(path.parent)
         faults.point("folder.created")
         return RunFolder(path, config)
 
@@ -113,7 +116,24 @@ class RunFolder:
                 "wrote"
             )
         check_contained(path)
-        return RunFolder(path, parse_config(load_yaml(path / "config.yaml", "config")))
+        return RunFolder(path, parse_config(read_yaml(path / "config.yaml", "config")))
+
+    def _write(self, facts: Mapping[str, Mapping[str, Any]], table: Mapping[str, Any]) -> None:
+        """Write all that a new run has, to last."""
+        write_config(self.path / "config.yaml", self.config)
+        values = self.config.model_dump(mode="json")
+        for search in self.searches:
+            agents = {search.agent: self.config.agents[search.agent]}
+            own = {**values, "agents": agents, "seeds": [search.seed]}
+            write_config(search.creation, parse_config(own))
+            write_json(search.target, table)
+            Journal.create(search.journal, facts[search.agent])
+        fsync(self.path)
+
+    def save(self) -> None:
+        """Write the run's configuration where the folder has another one."""
+        if RunFolder.open(self.path).config != self.config:
+            write_config(self.path / "config.yaml", self.config)
 
     def again(self, config: SearchConfig) -> RunFolder:
         """Return this run with what ``config`` may change of it: where and how, not what, it runs.
@@ -121,11 +141,43 @@ class RunFolder:
         Raises ``InputError`` where ``config`` is of another run.
         """
         if self.config.digest != config.digest:
+            different = differing(self.config, config)
+            more = config.evaluations if config.evaluations > self.config.evaluations else None
+            longer = more is not None and set(different) <= set(OF_LENGTH)
             raise InputError(
-                f"run folder {str(self.path)!r} holds a run of another configuration; choose "
-                f"another --run-dir, or go on with that one: amc resume {self.path}"
+                f"run folder {str(self.path)!r} holds a run of another configuration: "
+                f"{told(different, 'here')}; choose another --run-dir, or go on with that one: "
+                f"amc resume {self.path}{f' --evaluations {more}' if longer else ''} (a run may "
+                f"change evaluations, which only grow, and {MAY_CHANGE})"
             )
         return replace(self, config=config.model_copy(update={"latency": self.config.latency}))
+
+    def check_searches(self) -> None:
+        """Raise ``InputError`` where a search is not the one that was created, but for its length.
+
+        Each has its configuration of that moment, which is never written again: it is what the
+        run's own, which may be edited by hand, is held against.
+        """
+        for search in self.searches:
+            if not search.creation.is_file():
+                raise InputError(
+                    f"{str(search.creation)!r} is missing; restore it from a copy, or, where it is "
+                    f"{str(self.path / 'config.yaml')!r} that names this agent and seed too many, "
+                    "take them out there: a run has the searches that it was created with"
+                )
+            creation = parse_config(read_yaml(search.creation, "config"))
+            if list(creation.agents) != [search.agent] or creation.seeds != (search.seed,):
+                raise InputError(
+                    f"{str(search.creation)!r} is not of {search.agent} seed {search.seed}; "
+                    "restore it from a copy"
+                )
+            if different := differing_of_search(creation, self.config):
+                raise InputError(
+                    f"{str(self.path / 'config.yaml')!r} is not what {search.name} began with: "
+                    f"{told(different, 'there')}; put the recorded values back there, or start a "
+                    f"new run in another folder (a run may change evaluations, which only grow, "
+                    f"and {MAY_CHANGE})"
+                )
 
     def read_summary(self) -> list[dict[str, Any]]:
         """Return the rows of ``summary.json``; ``InputError`` while the run is not finished."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from amc.config import SearchConfig
+from amc.config_identity import evaluations_of, horizon_of
 from amc.config_sections import ObjectiveConfig
 from amc.cost import Budget, Cost
 from amc.data import Data
@@ -144,17 +145,10 @@ class Session:
                 choices[site] = replace(choices[site], kernel=kernel)
         return Plan(choices)
 
-    def evaluations_of(self, agent: str) -> int:
-        """Return how many evaluations the agent gets: its own ``evaluations``, or the run's."""
-        return int(self.config.agents[agent].get("evaluations", self.config.evaluations))
-
     def search_task(
         self, agent: str, seed: int, evaluator: Evaluator, make_plan: PlanMaker
     ) -> SearchTask:
         """Return what ``agent`` may see of its search."""
-        evaluations = self.evaluations_of(agent)
-        own = self.config.agents[agent]
-        laid_out_for = own.get("evaluations") or self.config.horizon or evaluations
         return SearchTask(
             sites=self.space.sites,
             cost_model=self.cost_model,
@@ -162,8 +156,8 @@ class Session:
             evaluator=evaluator,
             plan_maker=make_plan,
             seed=seed,
-            evaluations=evaluations,
-            horizon=int(own.get("horizon") or laid_out_for),
+            evaluations=evaluations_of(self.config, agent),
+            horizon=horizon_of(self.config, agent),
             walks=self.config.walks,
             wall=self.config.objective.build().needs_wall(self.budget),
             fine_tune=self.config.evaluation_steps,

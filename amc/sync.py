@@ -14,11 +14,13 @@ from typing import Any
 from amc.cost import BUDGET_KEYS, Budget
 from amc.delivery import counts
 from amc.drain import Drain, only_one
+from amc.earlier_outbox import Continued, complete, set_apart
 from amc.errors import InputError
 from amc.evaluation import best_of
 from amc.finish import track
 from amc.journal import read_journal
-from amc.outbox import FILE, OutboxTracker, entries_of, is_being_written
+from amc.outbox import OutboxTracker, is_being_written
+from amc.outbox_entries import FILE, earlier_folder, outboxes_of, start_of
 from amc.printable import shown
 from amc.reporting import Handle, QuietHandle, Reporter
 from amc.run_folder import RunFolder, Search
@@ -37,7 +39,7 @@ def sync_run(run: RunFolder, tracking_uri: str | None, reporter: Reporter) -> di
     """
     uri = _store(run, tracking_uri)
     store = parts(uri).public
-    error, before = None, [counts(search.folder, store)[0] for search in run.searches]
+    error, before = None, [_counts(search, store)[0] for search in run.searches]
     with only_one(run.path) as mine:
         if mine:
             for search in run.searches:
@@ -45,12 +47,18 @@ def sync_run(run: RunFolder, tracking_uri: str | None, reporter: Reporter) -> di
             error = _deliver(run, uri, reporter)
     rows: list[dict[str, Any]] = []
     for search, known in zip(run.searches, before, strict=True):
-        delivered, total, _ = counts(search.folder, store)
+        delivered, total = _counts(search, store)
         now, left = max(0, delivered - known), total - delivered
         rows.append({"search": search.name, "delivered": now, "total": total, "left": left})
     left = sum(row["left"] for row in rows)
     facts = {"run_dir": str(run.path), "store": store, "rows": rows, "left": left}
     return {**facts, "busy": not mine, "error": error if left else None}
+
+
+def _counts(search: Search, store: str) -> tuple[int, int]:
+    """Return how many entries of a search's outboxes were delivered, of how many."""
+    found = [counts(folder, store) for folder in outboxes_of(search.folder)]
+    return sum(delivered for delivered, _, _ in found), sum(total for _, total, _ in found)
 
 
 def _store(run: RunFolder, tracking_uri: str | None) -> str:
@@ -74,11 +82,10 @@ def _store(run: RunFolder, tracking_uri: str | None) -> str:
 
 
 def _start(search: Search) -> Mapping[str, Any] | None:
-    """Return the first entry of a search's outbox, if it has one."""
-    with contextlib.suppress(OSError), (search.folder / FILE).open("rb") as file:
-        entries, _ = entries_of(file.readline())
-        if entries and entries[0].event == "start":
-            return _checked(search, entries[0].values)
+    """Return the first entry of a search's latest outbox, if it has one."""
+    for folder in reversed(outboxes_of(search.folder)):
+        if start := start_of(folder):
+            return _checked(search, start.values)
     return None
 
 
@@ -107,7 +114,13 @@ def _complete(run: RunFolder, search: Search, store: str, reporter: Reporter) ->
         return
     named = (run.config.experiment, f"{run.path.resolve().name}/{search.name}")
     kept = None if store == default_store(run.path) else store
-    tracker = OutboxTracker(search.folder, *named, kept, reporter.message)
+    ((key, fraction),) = run.config.budget.items()
+    budget, continues = Budget(key, fraction, limit), header.get("continues", ())
+    set_apart(search.folder, Continued(continues, budget), reporter.message)
+    for journal in continues:
+        if start_of(earlier := search.folder / earlier_folder(journal)):
+            complete(earlier, search.folder / journal, budget, reporter.message)
+    tracker = OutboxTracker(search.folder, *named, kept, reporter.message, continues)
     table = read_json(search.target, "latency table")
     device = table.get("device") if isinstance(table, dict) else None
     missing = [key for key in ("table_digest", "network_digest", "task") if key not in header]
@@ -125,8 +138,6 @@ def _complete(run: RunFolder, search: Search, store: str, reporter: Reporter) ->
         budget_limit=limit,
     )
     tracker.start(params, {"agent": search.agent, "task": header["task"]})
-    ((key, fraction),) = run.config.budget.items()
-    budget = Budget(key, fraction, limit)
     tracker.log_batch(1, points(budget, records, 1, best_of(records, budget)))
     if row is not None:
         track(tracker, row, search.folder)
@@ -141,7 +152,7 @@ def _row(run: RunFolder, search: Search, evaluations: int) -> Mapping[str, Any] 
         return None
     for row in run.read_summary():
         if (row["agent"], row["seed"]) == (search.agent, search.seed):
-            return row if row["evaluations"] >= evaluations else None
+            return row if row["evaluations"] == evaluations else None
     return None
 
 
@@ -163,10 +174,10 @@ def _deliver(run: RunFolder, uri: str, reporter: Reporter) -> str | None:
     bars: dict[Path, Handle] = {}
     with contextlib.ExitStack() as stack:
         for search in run.searches:
-            delivered, total, _ = counts(search.folder, parts(uri).public)
+            delivered, total = _counts(search, parts(uri).public)
             if total > delivered:
                 bar = reporter.task(f"delivering {search.name}", total - delivered)
-                bars[search.folder] = stack.enter_context(bar)
+                bars |= dict.fromkeys(outboxes_of(search.folder), stack.enter_context(bar))
         for _ in range(ATTEMPTS):
             error = drain.round(lambda folder, n: bars.get(folder, QuietHandle()).advance(n))
             if error is None:

@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from amc.store_uri import OFF, chosen, parts
+
+if TYPE_CHECKING:
+    from amc.earlier_outbox import Continued
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -110,19 +113,25 @@ def open_tracker(
     run_name: str,
     warn: Callable[[str], None],
     uri: str | None = None,
+    continued: Continued | None = None,
 ) -> Tracker:
     """Return the tracker of the search in ``folder``, which writes to that folder's outbox alone.
 
     ``uri`` is a tracking URI, ``"off"``, or ``None``: then ``MLFLOW_TRACKING_URI``, else a database
-    beside the run folder. A search that is resumed goes on in the record it had.
+    beside the run folder. A search that is resumed goes on in the record it had; one that is
+    ``continued`` elsewhere has one a journal.
     """
+    from amc.earlier_outbox import set_apart
     from amc.outbox import OutboxTracker
 
     store = chosen(uri)
     if store == OFF:
         return NullTracker()
     public = None if store is None else parts(store).public
-    return OutboxTracker(folder, experiment, run_name, public, warn)
+    if continued is None:
+        return OutboxTracker(folder, experiment, run_name, public, warn)
+    set_apart(folder, continued, warn)
+    return OutboxTracker(folder, experiment, run_name, public, warn, continued.journals)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -79,9 +80,10 @@ class FakeMlflow:
         return 200, {"runs": [self._as_run(run) for run in found]}
 
     def _runs_create(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        number = f"run{len(self.runs)}"
+        number = uuid.uuid4().hex  # MLflow remembers where the files of a run go, by its id
         tags = {tag["key"]: tag["value"] for tag in asked.get("tags", ())}
-        run = {"id": number, "experiment_id": asked["experiment_id"], "tags": tags}
+        name = asked.get("run_name")
+        run = {"id": number, "name": name, "experiment_id": asked["experiment_id"], "tags": tags}
         self.runs[number] = {**run, "status": "RUNNING", "metrics": [], "params": {}}
         return 200, {"run": self._as_run(self.runs[number])}
 

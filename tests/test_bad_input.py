@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from amc import app, planned, run_folder
 from amc.cli import application
-from amc.config import load_yaml, parse_config
+from amc.config import parse_config
 from amc.criteria import CRITERIA
 from amc.errors import InputError
 from amc.journal import Journal
@@ -23,6 +23,7 @@ from amc.plan_file import read_plan
 from amc.recipe import Recipe, read_recipe, train
 from amc.registry import lookup
 from amc.run_folder import RunFolder, write_config
+from amc.strict_yaml import read_yaml
 from amc.task import load_task
 from amc.zoo.data import Splits, load
 from tests.conftest import SMALL
@@ -299,7 +300,7 @@ def test_validation_knows_every_name(tmp_path: Path, line: str, message: str) ->
     write_config(file, parse_config(SMALL))
     assert app.validate(file)["valid"] is True
     key, _, _ = line.partition(":")
-    kept = {k: v for k, v in load_yaml(file, "config").items() if k != key}
+    kept = {k: v for k, v in read_yaml(file, "config").items() if k != key}
     file.write_text(json.dumps(kept)[:-1] + f", {line}}}")
     with pytest.raises(InputError) as caught:
         app.validate(file)

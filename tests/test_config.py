@@ -8,10 +8,11 @@ import torch
 
 from agents.netadapt import NetAdaptAgent
 from amc.app import load_config, make_agent
-from amc.config import SearchConfig, changed, load_yaml, parse_config
+from amc.config import SearchConfig, changed, parse_config
 from amc.errors import InputError
 from amc.kernels.dense import Dense
 from amc.session import facts_of
+from amc.strict_yaml import read_yaml
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 GOOD: dict[str, Any] = {"task": "digits", "budget": {"macs": 0.5}, "agents": {"uniform": {}}}
@@ -51,7 +52,7 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("task: digits\nbudget: {macs: 0.5}\nagents: [uniform]\n")
     config = changed(
-        load_yaml(file, "config"),
+        read_yaml(file, "config"),
         ["sites.round_to=8", "budget.params=0.4"],
         agents=["ddpg"],
         seed=3,
@@ -78,7 +79,7 @@ def test_hostile_and_broken_yaml_is_refused(tmp_path: Path, text: str, message: 
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=message):
-        load_yaml(file, "config")
+        read_yaml(file, "config")
 
 
 def test_digest_ignores_what_cannot_change_the_result() -> None:

@@ -4,18 +4,20 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from amc import app, journal_view
+from amc import app, journal_lines, journal_reader, journal_view
+from amc import journal as amc_journal
 from amc.cli import application
 from amc.errors import InputError
 from amc.evaluation import Evaluation
 from amc.journal import Journal, read_journal, scan
-from amc.journal_lines import as_line
+from amc.journal_lines import LIMITS, as_line, record_as_json
 from amc.replay import JournaledEvaluator
 from tests.test_journal import FACTS, Counting, journal, request
 
@@ -191,6 +193,65 @@ def test_following_shows_what_is_added_while_a_search_runs(
         path.write_bytes(b"".join(lines[:2]))
         assert next(seen)["sequence"] == 0
     assert list(seen) == []
+
+
+def test_following_reads_what_was_added_alone(tmp_path: Path) -> None:
+    path = filled(tmp_path, 2)
+    tail = journal_view.Tail(path)
+    assert [number for number, _ in tail.added()] == [0, 1]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"feasible":true', b'"feasible":none', 1))  # not looked at
+    filled_again = Counting().evaluate([request(3)])
+    with path.open("ab") as file:
+        text = as_line({"sequence": 2, **record_as_json(filled_again[0])}).encode()
+        file.write(text[:40])
+        file.flush()
+        assert tail.added() == [], "a line that is being written"
+        file.write(text[40:])
+    assert tail.added() == [(2, filled_again[0])]
+    assert tail.added() == []
+    tail.close()
+
+
+def test_following_finds_its_way_in_a_file_that_is_another(tmp_path: Path) -> None:
+    path = filled(tmp_path, 3)
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    tail = journal_view.Tail(path)
+    tail.added()
+    path.write_bytes(b"".join(lines[:2]))
+    assert tail.added() == [], "shorter"
+    path.write_bytes(content)
+    assert [number for number, _ in tail.added()] == [1, 2]
+    path.write_bytes(lines[0] + lines[1].replace(b"evaluation_s", b"evaluation_t") + b"\n")
+    with pytest.raises(InputError, match="corrupt"):
+        tail.added()
+    other = tmp_path / "other"
+    other.write_bytes(b"".join(lines[:3]))
+    other.replace(path)  # as a search that goes on elsewhere does
+    assert [number for number, _ in tail.added()] == [0, 1]
+    tail.close()
+
+
+def test_a_journal_has_no_limit_and_its_lines_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    longest = replace(LIMITS, size=max(map(len, lines)))
+    for module in (journal_lines, journal_reader, amc_journal):
+        monkeypatch.setattr(module, "LIMITS", longest)
+    assert path.stat().st_size > 3 * longest.size
+    assert len(scan(path).records) == 5
+    opened, (record,) = Journal(path, FACTS), Counting().evaluate([request(6)])
+    with pytest.raises(InputError, match=rf"has \d+ bytes, more than the {longest.size} of a"):
+        opened.append([replace(record, observed={"a": "b" * longest.size})])
+    assert path.read_bytes() == b"".join(lines)
+    opened.append([record])
+    path.write_bytes(b"".join(lines[:2]) + b" " * longest.size + lines[2])
+    expected = rf"corrupt at byte {len(lines[0] + lines[1])} \(record 1: it is larger than"
+    with pytest.raises(InputError, match=expected):
+        scan(path)
 
 
 def test_two_owners_of_a_run_are_one_too_many(digits_run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from amc import outbox
 from amc.delivery import STATE, Delivered, Delivery, OutboxError, counts
-from amc.outbox import FILE, Entry, OutboxTracker, entries_of, is_being_written
+from amc.outbox import OutboxTracker, is_being_written
+from amc.outbox_entries import FILE, Entry, entries_of
 from amc.tracking import Status, Tracker, open_tracker, tracked
 
 STORE = "http://127.0.0.1:1"

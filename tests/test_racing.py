@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from amc import app, finish, worker
-from amc.config import NOT_OF_THE_RESULT, parse_config
+from amc.config import parse_config
+from amc.config_identity import NOT_OF_THE_RESULT
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.evaluators import CachedEvaluator, Pricing, RacingEvaluator, ScoringEvaluator
@@ -244,7 +245,7 @@ def test_without_racing_and_smooth_scores_digests_are_as_they_were() -> None:
     config = parse_config({**SMALL, "racing": False, "score": "task"})
     before = config.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
     assert [before.pop(key) for key in ("racing", "score")] == [None, "task"]
-    for key in ("evaluation_steps", "infeasible_reward", "objective", "short_term"):
+    for key in ("cache", "evaluation_steps", "infeasible_reward", "objective", "short_term"):
         del before[key]
     for key in ("weight_criterion", "patterns", "sparsities"):
         del before["sites"][key]
@@ -252,12 +253,12 @@ def test_without_racing_and_smooth_scores_digests_are_as_they_were() -> None:
     session, _ = app.prepare(config, SilentReporter())
     assert session.facts.keys().isdisjoint({"racing", "search_score", "cache"})
     others: list[dict[str, Any]] = [
+        {"cache": False},
         {"racing": True},
         {"racing": {"confidence": 0.9}},
         {"score": "agreement"},
     ]
-    assert len({config.digest, *(parse_config({**SMALL, **o}).digest for o in others)}) == 4
-    assert parse_config({**SMALL, "cache": False}).digest == config.digest  # results are the same
+    assert len({config.digest, *(parse_config({**SMALL, **o}).digest for o in others)}) == 5
 
 
 @pytest.mark.parametrize("confidence", [0.2, 1.0, float("nan")])

@@ -23,7 +23,7 @@ from amc.delivery import STATE
 from amc.drain import QUIET, Drain, left_in, only_one
 from amc.drain_process import draining
 from amc.errors import InputError
-from amc.outbox import FILE, entries_of
+from amc.outbox_entries import FILE, entries_of
 from amc.reporting import SilentReporter
 from amc.tracking import open_tracker
 from tests.conftest import SMALL

@@ -70,9 +70,7 @@ def journal(
         from amc import journal_view
 
         say_row = _print_json if as_json else _print_row
-        for row in journal_view.show(run_dir, agent, seed, last):
-            say_row(row)
-        for row in journal_view.follow(run_dir, agent, seed):
+        for row in journal_view.follow(run_dir, agent, seed, last):
             say_row(row)
 
     answer(followed, lambda _: None, as_json=False, streams=True)

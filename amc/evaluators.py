@@ -4,7 +4,7 @@ that; before it, where a search races, one that knows the best so far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from amc.cost import Budget, CostModel, cost_of
@@ -15,7 +15,7 @@ from amc.objective import Objective
 from amc.plan import Plan
 from amc.sites import Site
 from amc.weights import Weights, state_sha256
-from amc.worker import Outcome, Work
+from amc.worker import Outcome, Start, Work
 from amc.workers import Workers, outcomes
 
 
@@ -58,7 +58,8 @@ class ScoringEvaluator:
         parents = {request.parent for request in requests if request.parent is not None}
         if parents and self.weights is not None:
             self.weights.forget_others(parents)  # a generation that was not chosen
-        works = [self._work(request) for request in requests]
+        starts = self._starts(requests)
+        works = [self._work(request, starts) for request in requests]
         outcomes = self._workers.run(works, finished)
         return [
             self._evaluation(request, outcome, seen)
@@ -67,15 +68,21 @@ class ScoringEvaluator:
 
     def rerun(self, request: Request) -> Outcome:
         """Return the outcome of one request again, weights included."""
-        return outcomes(self._workers.run([self._work(request)]))[0]
+        return outcomes(self._workers.run([self._work(request, self._starts([request]))]))[0]
 
-    def _work(self, request: Request) -> Work:
+    def _starts(self, requests: Sequence[Request]) -> dict[str | None, Start]:
+        """Return where requests start from, by parent: one object each, to be shipped once."""
+        starts: dict[str | None, Start] = {}
+        for request in requests:
+            if request.parent is not None and request.parent not in starts:
+                assert self.weights is not None
+                starts[request.parent] = self.weights.start(request.parent)
+        return starts
+
+    def _work(self, request: Request, starts: Mapping[str | None, Start]) -> Work:
         if request.measure:
             raise InputError("measure is not built yet: a search sees predicted latency alone")
-        start = None
-        if request.parent is not None:
-            assert self.weights is not None
-            start = self.weights.start(request.parent)
+        start = starts.get(request.parent)
         seed = int(request.digest(self._pricing.context)[:8], 16)
         return Work(request.plan, start, request.finetune, seed, self._needed(request))
 

@@ -26,8 +26,7 @@ from amc.reporting import Reporter, SilentReporter
 from amc.session import Session
 from amc.worker import Outcome, Work
 from amc.workers import InProcess, Limits, time_limit
-from tests.conftest import SMALL
-from tests.failing import VARIABLE
+from tests.conftest import SMALL, random_works
 from tests.toy import toy_task
 
 CONFIG: dict[str, Any] = {
@@ -47,24 +46,12 @@ REASONS = {
 
 
 @pytest.fixture
-def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file = tmp_path / "fault"
-    file.write_text("none")
-    monkeypatch.setenv(VARIABLE, str(file))
-    return file
-
-
-@pytest.fixture
 def session(fault: Path) -> Session:
     return app.prepare(parse_config(CONFIG), SilentReporter())[0]
 
 
-def works(session: Session, count: int = 16) -> list[Work]:
-    return [Work(plan, None, None, 0) for plan in random_plans(session, count, 0)]
-
-
 def test_a_broken_score_is_a_failure_of_its_plan_alone(session: Session, fault: Path) -> None:
-    pool, batch = InProcess(session.job()), works(session)
+    pool, batch = InProcess(session.job()), random_works(session, 16)
     sound = pool.run(batch)
     broken = set()
     for kind, (of, reason) in REASONS.items():
@@ -103,7 +90,7 @@ def test_weights_that_fine_tuning_spoilt_are_a_failure(fault: Path) -> None:
 def test_no_memory_is_tried_once_more_in_a_clean_worker(
     session: Session, fault: Path, tmp_path: Path
 ) -> None:
-    pool, (work, *_) = InProcess(session.job()), works(session)
+    pool, (work, *_) = InProcess(session.job()), random_works(session, 1)
     first, heard = pool.worker, list[tuple[str, ...]]()
     fault.write_text(f"memory-once {tmp_path / 'seen'}")
     (result,) = pool.run([work], lambda position, seconds, name, earlier: heard.append(earlier))
@@ -118,7 +105,7 @@ def test_no_memory_is_tried_once_more_in_a_clean_worker(
 def test_a_plan_that_takes_too_long_is_a_failure(session: Session, fault: Path) -> None:
     pool = InProcess(session.job(), Limits(timeout_s=1.0))
     fault.write_text("sleep 600")
-    results = pool.run(works(session, 10))
+    results = pool.run(random_works(session, 10))
     failed = [result for result in results if isinstance(result, Failure)]
     assert 0 < len(failed) < len(results)
     assert set(failed) == {Failure("timeout", "no score within 1 s (evaluation_timeout_s)")}

@@ -146,7 +146,11 @@ class ScoringEvaluator:
             reward=pricing.objective(0.0, cost, pricing.budget) if reward is None else reward,
             feasible=False,
             reason=failure.reason,
-            observed={**seen, "kind": failure.kind},
+            observed={
+                **seen,
+                "kind": failure.kind,
+                **({"raised": failure.raised} if failure.raised else {}),
+            },
         )
 
 

@@ -5,6 +5,7 @@ In process; ``test_ray_workers`` has what only processes of their own can do.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,12 +20,12 @@ from amc.cli.answer import answer
 from amc.config import parse_config
 from amc.errors import InputError, SearchFailed
 from amc.evaluation import Evaluation, Request
-from amc.evaluators import FailureGuard
-from amc.failures import Failure, as_score, failure_of
+from amc.evaluators import FailureGuard, ScoringEvaluator
+from amc.failures import LONGEST, Failure, as_score, failure_of
 from amc.journal import read_journal
 from amc.reporting import Reporter, SilentReporter
 from amc.session import Session
-from amc.worker import Outcome, Work
+from amc.worker import Outcome, Work, Worker
 from amc.workers import InProcess, Limits, time_limit
 from tests.conftest import SMALL, random_works
 from tests.toy import toy_task
@@ -76,6 +77,46 @@ def test_what_exceptions_mean() -> None:
     assert failure_of(KeyError("x")) == Failure("error", "KeyError: 'x'")
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")):
         assert failure_of(error).kind == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("no {object}", "no <object object at 0x...>"),
+        ("{folder}/cache/x.so: missing", "<temporary>/cache/x.so: missing"),
+        ("no file '{folder}'", "no file '<temporary>'"),
+        ("{folder} or {folder}/y, " + "." * 400, "<temporary> or <temporary>/y, " + "." * 400),
+        ("/home/me/x of 0xff in 0x", "/home/me/x of 0xff in 0x"),
+    ],
+)
+def test_reasons_do_not_differ_between_equal_runs(
+    message: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, failures = [object(), object()], []
+    for number in range(2):
+        temporary = tmp_path / str(number)
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        shown = message.format(object=kept[number], folder=temporary / f"tmp{number:08}")
+        failures.append(failure_of(OSError(shown)))
+        assert failures[-1].raised in {"", f"OSError: {shown}"[: LONGEST + len("OSError: ")]}
+    assert failures[0] == failures[1]
+    assert failures[0].reason == f"OSError: {reason[:LONGEST]}"
+    assert (failures[0].raised == "") == (message == reason)
+
+
+def test_what_was_raised_is_on_record_where_the_reason_says_less(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, here = InProcess(session.job()), object()
+
+    def fails(*_: Any) -> Outcome:
+        raise ValueError(here)
+
+    monkeypatch.setattr(Worker, "run", fails)
+    (work,) = random_works(session, 1)
+    (evaluation,) = ScoringEvaluator(pool, session.pricing()).evaluate([Request(work.plan)])
+    assert evaluation.reason == "ValueError: <object object at 0x...>"
+    assert evaluation.observed["raised"] == f"ValueError: {here}"
 
 
 def test_weights_that_fine_tuning_spoilt_are_a_failure(fault: Path) -> None:

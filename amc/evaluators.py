@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from amc.cost import Budget, CostModel, cost_of
-from amc.errors import InputError, SearchFailed
+from amc.errors import FailedAlike, InputError
 from amc.evaluation import Evaluation, Evaluator, Request, best_of
 from amc.failures import Failure
 from amc.objective import Objective
@@ -190,9 +190,10 @@ class CachedEvaluator:
 class FailureGuard:
     """Stands between journal and cache, and ends a search whose failures have one cause.
 
-    So many evaluations that are infeasible for the same reason, one after the other, raise
-    ``SearchFailed``, cached copies not counted. The batch with the last of them is then on no
-    record: once the cause is mended, a search that goes on makes it again.
+    ``FailedAlike`` is raised by a batch that ends with so many evaluations that are infeasible for
+    the same reason, one after the other, cached copies not counted. It is then on no record: once
+    the cause is mended, a search that goes on makes it again, and does go on unless all of it fails
+    for that reason still.
     """
 
     IN_A_ROW = 5
@@ -209,11 +210,10 @@ class FailureGuard:
         answers = self._inner.evaluate(requests)
         for answer in answers:
             self._follow(answer)
-            if self._count >= self.IN_A_ROW and not answer.cached and not answer.feasible:
-                raise SearchFailed(
-                    f"{self._count} evaluations in a row failed alike: {self._reason}; mend the "
-                    "cause, then resume the search: all that came before is kept"
-                )
+        live = [answer for answer in answers if not answer.cached]
+        if live and self._count >= self.IN_A_ROW:
+            told = live[-1].observed.get("raised", self._reason)
+            raise FailedAlike(f"{self._count} evaluations in a row failed alike: {told}")
         return answers
 
     def _follow(self, evaluation: Evaluation) -> None:

@@ -8,10 +8,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from amc.data import Data
 from amc.failures import Failure, failure_of
 from amc.job_parts import assemble
-from amc.worker import Final, Job, Outcome, Start, Work, Worker
-from amc.workers import FinalWork, attempt
+from amc.plan import Plan
+from amc.worker import Final, Job, Outcome, Start, State, Work, Worker
+from amc.workers import attempt
 
 
 class Actor:
@@ -21,10 +23,17 @@ class Actor:
         self._worker: Worker
         self._name = f"{platform.node()}:{os.getpid()}"
 
-    def ready(self, skeleton: Job, arrays: dict[str, Any]) -> None:
-        """Build the worker, and prepare what is the same for all plans."""
-        self._worker = Worker(assemble(skeleton, arrays))
-        self._worker.recovery.prepare()
+    def ready(self, skeleton: Job, arrays: dict[str, Any]) -> Failure | None:
+        """Build the worker, and prepare what is the same for all plans.
+
+        Returns a failure only where memory was too little.
+        """
+        try:
+            self._worker = Worker(assemble(skeleton, arrays))
+            self._worker.recovery.prepare()
+        except Exception as error:
+            return _no_memory(error)
+        return None
 
     def run(self, work: Work, start: Start | None) -> tuple[Outcome | Failure, float, str]:
         """Return what ``work`` comes to, from ``start``, which is shipped apart from it."""
@@ -32,13 +41,21 @@ class Actor:
         result = attempt(self._worker, replace(work, start=start))
         return result, time.perf_counter() - begin, self._name
 
-    def finalise(self, work: FinalWork) -> tuple[Final | Failure, float, str]:
+    def finalise(
+        self, plan: Plan, own: State | None, test: Data | None, steps: int
+    ) -> tuple[Final | Failure, float, str]:
         """Return what ``Worker.finalise`` gives; a failure only where memory was too little."""
         begin = time.perf_counter()
         try:
-            final: Final | Failure = self._worker.finalise(*work)
+            final: Final | Failure = self._worker.finalise(plan, own, test, steps)
         except Exception as error:
-            final = failure_of(error)
-            if final.kind != "out_of_memory":
-                raise
+            final = _no_memory(error)
         return final, time.perf_counter() - begin, self._name
+
+
+def _no_memory(error: Exception) -> Failure:
+    """Return ``error`` as a failure if memory was too little; raise it otherwise."""
+    failure = failure_of(error)
+    if failure.kind != "out_of_memory":
+        raise error
+    return failure

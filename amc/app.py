@@ -83,8 +83,8 @@ def search(
 ) -> dict[str, Any]:
     """Search with every agent and seed of ``config``; return run folder, rows and next commands.
 
-    The row of a search that found no plan within the budget says so in ``failure``. A folder that
-    already holds a run of the same configuration is gone on with.
+    The row of a search without a plan says why in ``failure``. A folder that already holds a run of
+    the same configuration is gone on with.
     """
     reporter = reporter or SilentReporter()
     path = run_dir or folder_for(config)
@@ -154,8 +154,8 @@ def _run(
 ) -> dict[str, Any]:
     """Make every search of the run, finish their winners together, and write the summary.
 
-    The run is ``driven`` by the caller. A search that finds no plan within the budget is a row too,
-    and the others are finished.
+    The run is ``driven`` by the caller. A search that finds no plan, or whose evaluations fail
+    alike, is a row too, and the others are finished.
     """
     reporter.hint(f"amc resume {folder.path}")
     with contextlib.ExitStack() as stack:

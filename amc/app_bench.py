@@ -17,7 +17,7 @@ from amc import app
 from amc.assembly import OF_THE_SEARCH
 from amc.config import SearchConfig
 from amc.config_sections import LatencyConfig, RacingConfig
-from amc.errors import InputError
+from amc.errors import InputError, SearchFailed
 from amc.files import check_writable, write_json
 from amc.journal import Journal
 from amc.latency.device import describe_clocks, describe_device, kernel_digest, target_path
@@ -187,7 +187,10 @@ def _ddpg_search(session: Session, reporter: Reporter, workers: Workers | None =
         method = app.make_agent("ddpg", session.config.agents["ddpg"])
         (search,) = folder.searches
         journal = Journal(search.journal, facts[search.agent])
-        return run_search(session, search, journal, method, workers, reporter, tracker)
+        found = run_search(session, search, journal, method, workers, reporter, tracker)
+    if found.failure is not None:
+        raise SearchFailed(found.failure)
+    return found
 
 
 def bench_kernels(

@@ -87,7 +87,7 @@ def _read_run(folder: RunFolder, label: str) -> RunRecord:
             )
         header, history = read_journal(one.journal)
         facts = context_facts(header)
-        if not history:
+        if not history and not row.get("failure"):
             raise InputError(
                 f"{str(one.journal)!r} holds no evaluation; go on with: amc resume {folder.path}"
             )
@@ -119,10 +119,11 @@ def groups_of(runs: Sequence[RunRecord]) -> list[Group]:
     """Return the searches of ``runs`` by agent and configuration, whatever the seed.
 
     A label is the agent, with the first run's name behind it where an agent has several groups.
+    Searches that failed before their first evaluation are in none.
     """
     found: dict[tuple[str, str], list[SearchRecord]] = {}
     for run in runs:
-        for search in run.searches:
+        for search in (search for search in run.searches if search.history):
             key = search.agent, _key(run.config, search.agent)
             found.setdefault(key, []).append(search)
     several = Counter(agent for agent, _ in found)

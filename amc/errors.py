@@ -15,7 +15,14 @@ class BudgetSpent(Exception):
 
 
 class SearchFailed(RuntimeError):
-    """A search cannot go on, for a reason that lies outside of it: workers, the task, the machine.
+    """A run cannot go on, for a reason that lies outside of it: workers, the task, the machine.
 
     The command line prints its message and how to go on, and leaves with exit code 1.
+    """
+
+
+class FailedAlike(SearchFailed):
+    """One search cannot go on: its evaluations fail one after the other, all for one reason.
+
+    ``amc.search_run.run_search`` catches it; the other searches of the run are made as ever.
     """

@@ -4,19 +4,19 @@ that; before it, where a search races, one that knows the best so far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from amc import faults
 from amc.cost import Budget, CostModel, cost_of
-from amc.errors import InputError, SearchFailed
+from amc.errors import FailedAlike, InputError
 from amc.evaluation import Evaluation, Evaluator, Request, best_of
 from amc.failures import Failure
 from amc.objective import Objective
 from amc.plan import Plan
 from amc.sites import Site
 from amc.weights import Weights, state_sha256
-from amc.worker import Outcome, Work
+from amc.worker import Outcome, Start, Work
 from amc.workers import Workers, outcomes
 
 
@@ -60,7 +60,8 @@ class ScoringEvaluator:
         parents = {request.parent for request in requests if request.parent is not None}
         if parents and self.weights is not None:
             self.weights.forget_others(parents)  # a generation that was not chosen
-        works = [self._work(request) for request in requests]
+        starts = self._starts(requests)
+        works = [self._work(request, starts) for request in requests]
         outcomes = self._workers.run(works, finished)
         return [
             self._evaluation(request, outcome, seen)
@@ -69,15 +70,21 @@ class ScoringEvaluator:
 
     def rerun(self, request: Request) -> Outcome:
         """Return the outcome of one request again, weights included."""
-        return outcomes(self._workers.run([self._work(request)]))[0]
+        return outcomes(self._workers.run([self._work(request, self._starts([request]))]))[0]
 
-    def _work(self, request: Request) -> Work:
+    def _starts(self, requests: Sequence[Request]) -> dict[str | None, Start]:
+        """Return where requests start from, by parent: one object each, to be shipped once."""
+        starts: dict[str | None, Start] = {}
+        for request in requests:
+            if request.parent is not None and request.parent not in starts:
+                assert self.weights is not None
+                starts[request.parent] = self.weights.start(request.parent)
+        return starts
+
+    def _work(self, request: Request, starts: Mapping[str | None, Start]) -> Work:
         if request.measure:
             raise InputError("measure is not built yet: a search sees predicted latency alone")
-        start = None
-        if request.parent is not None:
-            assert self.weights is not None
-            start = self.weights.start(request.parent)
+        start = starts.get(request.parent)
         seed = int(request.digest(self._pricing.context)[:8], 16)
         return Work(request.plan, start, request.finetune, seed, self._needed(request))
 
@@ -141,7 +148,11 @@ class ScoringEvaluator:
             reward=pricing.objective(0.0, cost, pricing.budget) if reward is None else reward,
             feasible=False,
             reason=failure.reason,
-            observed={**seen, "kind": failure.kind},
+            observed={
+                **seen,
+                "kind": failure.kind,
+                **({"raised": failure.raised} if failure.raised else {}),
+            },
         )
 
 
@@ -181,9 +192,10 @@ class CachedEvaluator:
 class FailureGuard:
     """Stands between journal and cache, and ends a search whose failures have one cause.
 
-    So many evaluations that are infeasible for the same reason, one after the other, raise
-    ``SearchFailed``, cached copies not counted. The batch with the last of them is then on no
-    record: once the cause is mended, a search that goes on makes it again.
+    ``FailedAlike`` is raised by a batch that ends with so many evaluations that are infeasible for
+    the same reason, one after the other, cached copies not counted. It is then on no record: once
+    the cause is mended, a search that goes on makes it again, and does go on unless all of it fails
+    for that reason still.
     """
 
     IN_A_ROW = 5
@@ -200,11 +212,10 @@ class FailureGuard:
         answers = self._inner.evaluate(requests)
         for answer in answers:
             self._follow(answer)
-            if self._count >= self.IN_A_ROW and not answer.cached and not answer.feasible:
-                raise SearchFailed(
-                    f"{self._count} evaluations in a row failed alike: {self._reason}; mend the "
-                    "cause, then resume the search: all that came before is kept"
-                )
+        live = [answer for answer in answers if not answer.cached]
+        if live and self._count >= self.IN_A_ROW:
+            told = live[-1].observed.get("raised", self._reason)
+            raise FailedAlike(f"{self._count} evaluations in a row failed alike: {told}")
         return answers
 
     def _follow(self, evaluation: Evaluation) -> None:

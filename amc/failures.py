@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["not_finite", "error", "out_of_memory", "timeout", "worker_died"]
 # Of torch's allocators, which raise plain RuntimeErrors.
 OUT_OF_MEMORY = ("can't allocate memory", "DefaultCPUAllocator", "out of memory")
 LONGEST = 300  # characters of an exception's message
+ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,13 @@ class Failure:
     """Why there is no score. Failures that are equal have one cause, as far as can be told.
 
     So ``reason`` names what depends on the plan only where the exception itself does. What may
-    differ between equal runs, such as the worker, never stands there.
+    differ between equal runs, such as the worker, never stands there: addresses in memory and names
+    of temporary files are masked, and then ``raised`` has the text as it was.
     """
 
     kind: Kind
     reason: str
+    raised: str = field(default="", compare=False)
 
 
 class NotFinite(ValueError):
@@ -38,10 +44,20 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("timeout", str(error))
     if isinstance(error, NotFinite):
         return Failure("not_finite", str(error))
-    message = " ".join(str(error).split())[:LONGEST] or "no message"
+    message = " ".join(str(error).split()) or "no message"
     if isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY):
         return Failure("out_of_memory", "out of memory, in a clean worker too")
-    return Failure("error", f"{type(error).__name__}: {message}")
+    name, stable = type(error).__name__, _stable(message)
+    raised = "" if stable == message else f"{name}: {message[:LONGEST]}"
+    return Failure("error", f"{name}: {stable[:LONGEST]}", raised)
+
+
+def _stable(message: str) -> str:
+    """Return ``message`` with what differs between equal runs masked."""
+    folder = tempfile.gettempdir()
+    for path in dict.fromkeys([os.path.realpath(folder), folder]):
+        message = re.sub(rf"{re.escape(path)}/[^/\s'\"]+", "<temporary>", message)
+    return ADDRESS.sub("0x...", message)
 
 
 def too_slow(seconds: float) -> Failure:

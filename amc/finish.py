@@ -35,9 +35,12 @@ def finish_run(
 
     A search without a winner has a row as well, which says so. The winners are scored on ``test``
     once, here; their latency is measured together with the dense network's while the workers are
-    idle. Nothing is measured for a table of another machine.
+    idle. Nothing is measured for a table of another machine. Where no search has a winner and the
+    evaluations of one failed alike, the dense network is neither scored nor timed: it may well fail
+    like them.
     """
     won = [(one, one.best) for one in found if one.best is not None]
+    sound = bool(won) or not any(one.failure for one in found)
     with reporter.task("testing and fine-tuning the winners", len(won)) as bar:
         results = finals(session, [one for one, _ in won], test, workers)
         bar.advance(len(won))
@@ -48,14 +51,17 @@ def finish_run(
             one.search.name: (best.request.plan, final.state)
             for (one, best), final in zip(won, results, strict=True)
         }
-        measured = _measure(session, built)
+        measured = _measure(session, built) if sound else {}
     if won and not measured:
         reporter.message(
             "note: no latency was measured: the table is of another machine or torch, or of "
             f"another number of usable cores ({session.table.device.get('cpu')}, "
             f"{session.table.device.get('cores')} cores, torch {session.table.torch_version})"
         )
-    dense = Dense(*dense_scores(session, test), session.dense_cost, measured.get("dense"))
+    scores: tuple[float | None, float | None] = (None, None)
+    if sound:
+        scores = dense_scores(session, test)
+    dense = Dense(*scores, session.dense_cost, measured.get("dense"))
     images = 0 if test is None else len(test)
     rows = {}
     for (one, best), final in zip(won, results, strict=True):

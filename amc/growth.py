@@ -31,8 +31,13 @@ def grown(config: SearchConfig, evaluations: int) -> dict[str, Any]:
 def say_who_did_not_grow(
     config: SearchConfig, evaluations: int, rows: Sequence[Mapping[str, Any]], reporter: Reporter
 ) -> None:
-    """Name the searches that made fewer than ``evaluations``, and why."""
+    """Name the searches that made fewer than ``evaluations``, and why.
+
+    Those that failed say so themselves.
+    """
     for row in rows:
+        if row["failure"]:
+            continue
         name, made = row["agent"], row["evaluations"]
         own = config.agents[name].get("evaluations", evaluations)
         if own > evaluations:

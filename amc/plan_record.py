@@ -21,9 +21,12 @@ VERSIONS = ("torch", "torch-pruning", "stable-baselines3", "numpy")
 
 @dataclass(frozen=True)
 class Dense:
-    """The uncompressed network: scores, costs, and its time in the winners' session."""
+    """The uncompressed network: scores, costs, and its time in the winners' session.
 
-    search_score: float
+    Without a winner ``search_score`` may be ``None`` (``amc.finish``).
+    """
+
+    search_score: float | None
     test_score: float | None
     cost: Cost
     measurement: Measured | None  # of another machine's table nothing is measured

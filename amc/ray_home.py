@@ -48,6 +48,13 @@ class RayHome:
             start_new_session=True,  # no signal of the terminal reaches it
         )
 
+    def keep(self, token: str) -> Path:
+        """Return a file that holds ``token``, which its owner alone may read."""
+        file = self.path / "token"
+        file.touch(mode=0o600)
+        file.write_text(token)
+        return file
+
     def close(self) -> None:
         """End what is left of the Ray, and remove the folder."""
         assert self._reaper.stdin is not None
@@ -99,6 +106,12 @@ def _writes(process: Path, folder: Path) -> bool:
                 if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
                     return True
     return False
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the variables of workers: modules are found as here, libraries use one thread."""
+    paths = [str(Path.cwd()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "OMP_NUM_THREADS": "1"}
 
 
 @contextlib.contextmanager

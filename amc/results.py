@@ -103,9 +103,14 @@ def _facts(session: Session, found: Found) -> dict[str, Any]:
 
 
 def _failure(session: Session, found: Found) -> str:
-    """Return that no evaluation met the budget, and what may be done about it."""
+    """Return why there is no plan, and what may be done about it."""
     agent, budget = found.search.agent, session.budget
     run_dir = found.search.folder.parent
+    if found.failure is not None:
+        return (
+            f"{agent} seed {found.search.seed}: {found.failure}; mend the cause, then go on with: "
+            f"amc resume {run_dir}"
+        )
     count = len(found.history)
     remedy = f"go on with: amc resume {run_dir} --evaluations {2 * session.config.evaluations}"
     if "evaluations" in session.config.agents[agent]:
@@ -146,11 +151,13 @@ def run_result(run_dir: Path, task: str, rows: Sequence[dict[str, Any]]) -> dict
 
 
 def draw_progress(session: Session, found: Sequence[Found]) -> None:
-    """Draw ``progress.png`` into the run's folder: the learning curves of every agent."""
+    """Draw ``progress.png`` into the run's folder: the learning curves of all that evaluated."""
     histories: dict[str, list[list[Evaluation | None]]] = {}
-    for one in found:
+    for one in (one for one in found if one.history):
         own = histories.setdefault(one.search.agent, [])
         own.append(within(one.history, session.budget))
+    if not histories:
+        return
     scores, rewards = curves_of(histories)
     title = f"{session.task.name}: best so far"
     folder = found[0].search.folder.parent
@@ -178,16 +185,14 @@ def _measured_facts(own: Measured | None, dense: Measured | None) -> dict[str, A
 
 
 def _draw(session: Session, found: Found, dense: Dense) -> None:
+    if not found.history:
+        return
     budget = session.budget
     plots.tradeoff(
         found.search.folder / "tradeoff.png",
         [_point(session, e) for e in found.history if e.stopped_after is None],
         None if found.best is None else _point(session, found.best),
-        {
-            "latency_ms": 1000 * dense.cost.latency_s,
-            "accuracy": dense.search_score,
-            "feasible": False,
-        },
+        _dense_point(dense),
         1000 * budget.limit if budget.field == "latency_s" else None,
         _title(session, found),
     )
@@ -195,6 +200,13 @@ def _draw(session: Session, found: Found, dense: Dense) -> None:
 
 def _title(session: Session, found: Found) -> str:
     return f"{session.task.name}, {found.search.agent}, seed {found.search.seed}"
+
+
+def _dense_point(dense: Dense) -> plots.Point | None:
+    if dense.search_score is None:
+        return None
+    latency_ms = 1000 * dense.cost.latency_s
+    return {"latency_ms": latency_ms, "accuracy": dense.search_score, "feasible": False}
 
 
 def _point(session: Session, evaluation: Evaluation) -> plots.Point:

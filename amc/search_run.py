@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from amc import faults
 from amc.config import SearchConfig
-from amc.errors import BudgetSpent
+from amc.errors import BudgetSpent, FailedAlike
 from amc.evaluation import Evaluation
 from amc.evaluators import CachedEvaluator, FailureGuard, ScoringEvaluator
 from amc.journal import Journal
@@ -44,7 +44,8 @@ class Found:
 
     ``best`` is ``None`` where no evaluation met the budget; ``family`` is ``SearchTask.family``.
     ``times`` says where ``search_s`` went: see ``times_of``. With ``elsewhere`` some answers come
-    from another machine or other code.
+    from another machine or other code. ``failure`` is why a search ended before its time; it has
+    neither winner nor family then, whatever it had found.
     """
 
     search: Search
@@ -55,6 +56,7 @@ class Found:
     family: Sequence[Evaluation] = ()
     times: Mapping[str, float] = field(default_factory=dict)
     elsewhere: bool = False
+    failure: str | None = None
 
 
 def run_search(
@@ -68,7 +70,8 @@ def run_search(
 ) -> Found:
     """Make one search, answering from its journal what is already there; return what it found.
 
-    The weights of the winner and of the family are on disk afterwards.
+    The weights of the winner and of the family are on disk afterwards. A search whose evaluations
+    fail alike keeps all of them, for going on.
     """
     timed = TimedTracker(tracker)
     timed.start(tracked_params(session, search), {"agent": search.agent, "task": session.task.name})
@@ -100,18 +103,25 @@ def run_search(
     task.notify = lambda message: reporter.message(f"{name}: {message}")
     seed_everything(digest_seed(search))
     opened_s, begin = journal.seconds, time.perf_counter()
-    with bar, contextlib.suppress(BudgetSpent):
-        method.search(task)
-    elapsed_s, best = time.perf_counter() - begin, task.best()
+    failure = None
+    try:
+        with bar, contextlib.suppress(BudgetSpent):
+            method.search(task)
+    except FailedAlike as error:
+        failure = str(error)
+        reporter.message(f"{name}: {failure}")
+    elapsed_s = time.perf_counter() - begin
     faults.point("search.ended")
     if replay.clock.replayed:
         reporter.message(f"{name}: {replay.clock.told()}")
-    family = [weights.kept(member) for member in task.family]
+    times = times_of(elapsed_s, replay.clock, journal.seconds - opened_s, timed.spent_s)
+    found = Found(search, task.history, None, None, elapsed_s, (), times, bool(journal.earlier))
+    if failure is not None:
+        return replace(found, failure=failure)
+    best, family = task.best(), [weights.kept(member) for member in task.family]
     state = weights.start(best.key).state if best and best.weights_sha256 else None
     weights.drop_unused()
-    times = times_of(elapsed_s, replay.clock, journal.seconds - opened_s, timed.spent_s)
-    found = Found(search, task.history, best, state, elapsed_s, family, times)
-    return replace(found, elsewhere=bool(journal.earlier))
+    return replace(found, best=best, state=state, family=family)
 
 
 def times_of(

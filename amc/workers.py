@@ -24,6 +24,7 @@ from amc.worker import Final, Job, Outcome, State, Work, Worker
 # (position in the batch, seconds on the worker, name of the worker, what went wrong before)
 Finished = Callable[[int, float, str, tuple[str, ...]], None]
 FinalWork = tuple[Plan, State | None, Data | None, int]
+OUT_OF_MEMORY = "out of memory"  # the trouble that is worth one more attempt, not several
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Limits:
 
     attempts: int = 6
     timeout_s: float | None = None
+
+    def again(self, earlier: Sequence[str], trouble: str) -> bool:
+        """Return whether to try once more after ``trouble``, and after what went wrong before."""
+        if trouble == OUT_OF_MEMORY and trouble in earlier:
+            return False
+        return len(earlier) + 1 < self.attempts
 
 
 class Workers(Protocol):
@@ -93,8 +100,19 @@ class InProcess:
     """Does the work here, one piece after the other."""
 
     def __init__(self, job: Job, limits: Limits | None = None) -> None:
+        """Raises what ``worker`` raises."""
         self._job, self._limits = job, limits or Limits()
-        self.worker = Worker(job)
+        self._worker: Worker | None = built(job)
+
+    @property
+    def worker(self) -> Worker:
+        """The worker, a new one where the last one was broken off.
+
+        Raises ``SearchFailed`` where there is no memory for one.
+        """
+        if self._worker is None:
+            self._worker = built(self._job)
+        return self._worker
 
     def prepare(self) -> None:
         """Do now what is the same for all plans; otherwise the first one pays for it."""
@@ -110,7 +128,7 @@ class InProcess:
             earlier: tuple[str, ...] = ()
             result = self._once(work)
             if isinstance(result, Failure) and result.kind == "out_of_memory":
-                earlier = ("out of memory",)
+                earlier = (OUT_OF_MEMORY,)
                 result = self._once(work)
             results.append(result)
             if finished is not None:
@@ -118,21 +136,50 @@ class InProcess:
         return results
 
     def _once(self, work: Work) -> Outcome | Failure:
-        """Return what ``work`` comes to; a worker that was broken off is built anew."""
+        """Return what ``work`` comes to; a worker that was broken off is let go."""
         seconds = self._limits.timeout_s
         result = attempt(self.worker, work, time_limit(seconds) if seconds else None)
         if isinstance(result, Failure) and result.kind in {"out_of_memory", "timeout"}:
-            del self.worker
-            gc.collect()
-            self.worker = Worker(self._job)
+            self._worker = None
         return result
 
     def finalise(self, batch: Sequence[FinalWork]) -> list[Final]:
-        """See ``Workers.finalise``."""
-        return [self.worker.finalise(*work) for work in batch]
+        """See ``Workers.finalise``; ``SearchFailed`` where memory is too little each time."""
+        return [self._final(work) for work in batch]
+
+    def _final(self, work: FinalWork) -> Final:
+        for _ in range(2):
+            try:
+                return self.worker.finalise(*work)
+            except Exception as error:
+                failure = failure_of(error)
+                if failure.kind != "out_of_memory":
+                    raise
+            self._worker = None
+        raise untested(failure)
 
     def close(self) -> None:
         """Nothing to let go."""
+
+
+def built(job: Job) -> Worker:
+    """Return a worker for ``job``; ``SearchFailed`` where there is no memory for one, twice."""
+    for _ in range(2):
+        gc.collect()
+        try:
+            return Worker(job)
+        except Exception as error:
+            if failure_of(error).kind != "out_of_memory":
+                raise
+    raise SearchFailed(
+        "a worker ran out of memory while it was built, twice; free memory, or set search_images "
+        "or calibration_images to a smaller number in a new run"
+    )
+
+
+def untested(failure: Failure) -> SearchFailed:
+    """Return what ends a run whose winner cannot be finished."""
+    return SearchFailed(f"a winner could not be tested: {failure.reason}")
 
 
 @contextmanager
@@ -173,7 +220,7 @@ def open_workers(
     from amc.ray_workers import RayWorkers
 
     reporter.message(f"starting {count} Ray worker{'s' if count > 1 else ''}")
-    pool = RayWorkers(job, count, limits=limits)
+    pool = RayWorkers(job, count, limits=limits, warn=reporter.message)
     try:
         yield pool
     finally:

@@ -3,8 +3,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from amc.session import Session
+    from amc.worker import Work
 
 SMALL = {
     "task": "digits",
@@ -71,6 +76,25 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "digits"
     app.search(parse_config(SMALL), path)
     return path
+
+
+@pytest.fixture
+def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that says how scores of ``tests.failing`` fail; it says that they do not."""
+    from tests.failing import VARIABLE
+
+    file = tmp_path / "fault"
+    file.write_text("none")
+    monkeypatch.setenv(VARIABLE, str(file))
+    return file
+
+
+def random_works(session: Session, count: int) -> list[Work]:
+    """Return so many different plans to score."""
+    from amc.bench_evaluation import random_plans
+    from amc.worker import Work
+
+    return [Work(plan, None, None, 0) for plan in random_plans(session, count, 0)]
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from amc import app
-from amc.bench_evaluation import random_plans
 from amc.config import parse_config
 from amc.failures import Failure
 from amc.journal import Journal
@@ -26,7 +25,7 @@ from amc.session import Session
 from amc.tracking import NullTracker
 from amc.worker import Outcome, Start, Work
 from amc.workers import InProcess, Limits
-from tests.conftest import SMALL
+from tests.conftest import SMALL, random_works
 from tests.failing import VARIABLE
 
 CONFIG = {**SMALL, "task": "tests.failing:factory"}
@@ -131,7 +130,7 @@ def test_work_that_kills_every_worker_is_given_up(
 def test_work_that_takes_too_long_is_given_up_and_its_worker_ended(
     session: Session, pool: RayWorkers, failing: Path
 ) -> None:
-    batch = [Work(plan, None, None, 0) for plan in random_plans(session, 16, 0)]
+    batch = random_works(session, 16)
     failing.write_text("nan")
     results = InProcess(session.job()).run(batch)
     slow = next(work for work, r in zip(batch, results, strict=True) if isinstance(r, Failure))

@@ -30,18 +30,16 @@ def main(count: int, fault: Path) -> None:
     from ray.cluster_utils import Cluster
 
     from amc import app
-    from amc.bench_evaluation import random_plans
     from amc.config import parse_config
     from amc.failures import Failure
     from amc.ray_workers import RayWorkers
     from amc.reporting import SilentReporter
-    from amc.worker import Work
     from amc.workers import InProcess, outcomes
-    from tests.conftest import SMALL
+    from tests.conftest import SMALL, random_works
 
     config = {**SMALL, "task": "tests.failing:factory"}
     session, _ = app.prepare(parse_config(config), SilentReporter())
-    works = [Work(plan, None, None, 0) for plan in random_plans(session, count, 0)]
+    works = random_works(session, count)
     expected = [one.score for one in outcomes(InProcess(session.job()).run(works))]
     options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=options)

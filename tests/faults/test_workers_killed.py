@@ -11,17 +11,14 @@ from typing import Any
 
 import pytest
 
-from amc import app, finish
-from amc.bench_evaluation import random_plans
+from amc import app
 from amc.config import parse_config
 from amc.failures import Failure
 from amc.journal import read_journal
 from amc.ray_workers import RayWorkers
 from amc.reporting import SilentReporter
-from amc.worker import Work
 from amc.workers import InProcess
-from tests.conftest import SMALL
-from tests.failing import VARIABLE
+from tests.conftest import SMALL, random_works
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,17 +30,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file = tmp_path / "fault"
-    file.write_text("none")
-    monkeypatch.setenv(VARIABLE, str(file))
-    return file
-
-
 def test_200_evaluations_with_a_tenth_of_them_killed(fault: Path) -> None:
     session, _ = app.prepare(parse_config(CONFIG), SilentReporter())
-    works = [Work(plan, None, None, 0) for plan in random_plans(session, 200, 0)]
+    works = random_works(session, 200)
     expected = InProcess(session.job()).run(works)
     fault.write_text("kill 0.1")
     attempts: dict[int, int] = {}
@@ -58,10 +47,8 @@ def test_200_evaluations_with_a_tenth_of_them_killed(fault: Path) -> None:
     assert 1 < max(attempts.values()) <= 6
 
 
-def test_a_search_with_killed_workers_is_the_search_without(
-    fault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finish, "_measure", lambda *_: {})
+@pytest.mark.usefixtures("unmeasured")
+def test_a_search_with_killed_workers_is_the_search_without(fault: Path, tmp_path: Path) -> None:
     ends = []
     for name, kind, workers in (("quiet", "none", 0), ("killed", "kill 0.1", 2)):
         fault.write_text(kind)

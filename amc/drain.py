@@ -19,8 +19,10 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from amc.delivery import Delivery, OutboxError, counts
-from amc.outbox import FILE
+from amc.contained import inside
+from amc.delivery import Delivery, counts
+from amc.errors import InputError
+from amc.outbox_lines import FILE
 from amc.store_uri import authorised, chosen, default_store, masked, parts
 
 LOCK = ".sync.lock"
@@ -48,16 +50,18 @@ class Drain:
         not answer ends the round; one that refuses, only that search's part of it.
         """
         trouble = None
-        for folder in sorted(path.parent for path in self._run_dir.glob(f"*/{FILE}")):
-            delivery = self._delivery(folder)
+        for folder in outboxes(self._run_dir):
+            delivery = None
             try:
+                delivery = self._delivery(folder)
                 with authorised(self._uri) as uri:
                     self._target = uri
                     while go_on() and (count := delivery.step()):
                         progress(folder, count)
             except Exception as error:  # whatever a store may raise, the next attempt may do
                 trouble = masked(_one_line(error), self._uri)
-                delivery.failed(trouble)
+                if delivery is not None:
+                    delivery.failed(trouble)
                 if not _of_this_search(error):
                     break
         return trouble
@@ -66,6 +70,7 @@ class Drain:
         if folder not in self._deliveries:
             from amc.mlflow_tracking import MlflowRecord
 
+            inside(self._run_dir, folder)
             artifacts = self._run_dir.resolve().parent / "mlartifacts"
             self._deliveries[folder] = Delivery(
                 folder,
@@ -73,6 +78,11 @@ class Drain:
                 lambda start: MlflowRecord(self._target, start, artifacts),
             )
         return self._deliveries[folder]
+
+
+def outboxes(run_dir: Path) -> list[Path]:
+    """Return the folders of a run that have an outbox, in the order of their names."""
+    return sorted(path.parent for path in run_dir.glob(f"*/{FILE}"))
 
 
 @contextlib.contextmanager
@@ -92,7 +102,7 @@ def only_one(run_dir: Path, timeout_s: float = 0.0) -> Iterator[bool]:
 
 def left_in(run_dir: Path, store: str) -> tuple[int, int, str | None]:
     """Return how many entries of the run wait, of how many, and the last error."""
-    found = [counts(path.parent, store) for path in sorted(run_dir.glob(f"*/{FILE}"))]
+    found = [counts(folder, store) for folder in outboxes(run_dir)]
     errors = [error for delivered, total, error in found if error and delivered < total]
     total = sum(total for _, total, _ in found)
     return total - sum(delivered for delivered, _, _ in found), total, next(iter(errors), None)
@@ -101,12 +111,14 @@ def left_in(run_dir: Path, store: str) -> tuple[int, int, str | None]:
 def _of_this_search(error: Exception) -> bool:
     from amc.mlflow_tracking import is_refusal
 
-    own = (OutboxError, FileNotFoundError, PermissionError)
+    own = (InputError, FileNotFoundError, PermissionError)
     return isinstance(error, own) or is_refusal(error)
 
 
 def _one_line(error: BaseException) -> str:
     """Return what is behind ``error``: of a server that is away, the system's word for that."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
     behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, OSError) and type(behind).__module__ in {"builtins", "socket"}:

@@ -7,6 +7,7 @@ A search that is replayed reports everything again: what stands here already is 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -15,51 +16,23 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from amc.outbox_lines import (
+    FILE,
+    SCHEMA_VERSION,
+    Entry,
+    OutboxError,
+    open_regular,
+    read_entries,
+)
+from amc.printable import printable
 from amc.tracking import Status
 
-FILE = "outbox.jsonl"
-SCHEMA_VERSION = 1
 FINAL = "final/"
 LOCK_PATIENCE_S = 1.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line: ``event`` is start, points, final, artifact, finish or resume.
-
-    ``end`` is the offset behind the line, and ``digest`` tells it from another one of its length.
-    """
-
-    event: str
-    time_ms: int
-    values: Mapping[str, Any]
-    end: int
-    digest: str
-
-
-def entries_of(content: bytes, start: int = 0) -> tuple[list[Entry], int]:
-    """Return the entries of ``content``, which begins at offset ``start``, and where they end.
-
-    They end before a line that was cut short or that is no entry.
-    """
-    entries, end = [], start
-    for line in content.splitlines(keepends=True):
-        try:
-            value = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            value = None
-        if not isinstance(value, dict) or not isinstance(value.get("event"), str):
-            break
-        time_ms = value.get("time_ms")
-        end += len(line)
-        digest = hashlib.sha256(line).hexdigest()[:16]
-        known_ms = time_ms if isinstance(time_ms, int) else 0
-        entries.append(Entry(value["event"], known_ms, value, end, digest))
-    return entries, end
+ROWS = 1000  # on one line
 
 
 class OutboxTracker:
@@ -78,7 +51,8 @@ class OutboxTracker:
         warn: Callable[[str], None],
     ) -> None:
         self._folder, self._warn = folder, warn
-        self._named = {"experiment": experiment, "run_name": run_name, "store": store}
+        name = printable(run_name, 1000)
+        self._named = {"experiment": experiment, "run_name": name, "store": store}
         self._file: BinaryIO | None = None
         self._end = 0
         self._last_step = 0
@@ -110,9 +84,10 @@ class OutboxTracker:
         Numbers that are not finite are left out.
         """
         known = max(0, self._last_step + 1 - first_step)
-        if new := [_finite(row) for row in rows[known:]]:
-            self._append("points", first_step=first_step + known, rows=new)
-            self._last_step = first_step + len(rows) - 1
+        for begin in range(known, len(rows), ROWS):
+            new = [_finite(row) for row in rows[begin : begin + ROWS]]
+            self._append("points", first_step=first_step + begin, rows=new)
+            self._last_step = first_step + begin + len(new) - 1
 
     def artifact(self, path: Path) -> None:
         """Name a file within the folder, to be copied when it is delivered."""
@@ -125,18 +100,16 @@ class OutboxTracker:
         self._close()
 
     def _start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        path = self._folder / FILE
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+        number = open_regular(self._folder / FILE, os.O_RDWR | os.O_CREAT)
+        self._file = os.fdopen(number, "r+b", buffering=0)
         _lock(self._file)
-        content = self._file.read()
-        entries, self._end = entries_of(content)
-        if entries and entries[0].event != "start":
-            entries, self._end = [], 0
-        if self._end < len(content):
-            os.ftruncate(self._file.fileno(), self._end)
-        for entry in entries:
-            self._note(entry)
-        if not entries:
+        with contextlib.suppress(OutboxError):  # what is behind it is written again
+            for entry in read_entries(self._folder):
+                self._note(entry)
+                self._end = entry.end
+        if self._end < os.fstat(number).st_size:
+            os.ftruncate(number, self._end)
+        if not self._end:
             self._append(
                 "start",
                 schema_version=SCHEMA_VERSION,
@@ -212,7 +185,7 @@ class OutboxTracker:
 def is_being_written(folder: Path) -> bool:
     """Return whether a living process tracks the search in ``folder``."""
     try:
-        with (folder / FILE).open("rb") as file:
+        with os.fdopen(open_regular(folder / FILE), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -7,18 +7,21 @@ taken from what the folder has on record: journal, summary and plan.
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from amc.cost import BUDGET_KEYS, Budget
-from amc.delivery import counts
+from amc.delivery import Delivered, counts
 from amc.drain import Drain, only_one
 from amc.errors import InputError
 from amc.evaluation import best_of
 from amc.finish import track
 from amc.journal import read_journal
-from amc.outbox import FILE, OutboxTracker, entries_of, is_being_written
+from amc.outbox import OutboxTracker, is_being_written
+from amc.outbox_lines import FILE, read_entries, read_start
 from amc.printable import shown
 from amc.reporting import Handle, QuietHandle, Reporter
 from amc.run_folder import RunFolder, Search
@@ -26,6 +29,7 @@ from amc.store_uri import OFF, chosen, default_store, parts
 from amc.strict_json import read_json
 from amc.tracked import params_of, points
 
+FACT_LENGTH = 1000
 ATTEMPTS = 2  # the second one asks first what has arrived of the first
 
 
@@ -35,6 +39,8 @@ def sync_run(run: RunFolder, tracking_uri: str | None, reporter: Reporter) -> di
     A row has ``search``, and of its entries how many were ``delivered`` now, the ``total``, and
     those ``left``. ``error`` says why some are left; ``busy`` that another process delivers them.
     """
+    for search in run.searches:
+        _check(search)
     uri = _store(run, tracking_uri)
     store = parts(uri).public
     error, before = None, [counts(search.folder, store)[0] for search in run.searches]
@@ -62,8 +68,9 @@ def _store(run: RunFolder, tracking_uri: str | None) -> str:
     uri = chosen(tracking_uri or run.config.tracking_uri)
     if uri is None and recorded:
         raise InputError(
-            f"run {str(run.path)!r} was tracked at {shown(recorded[0])}, which neither it nor "
-            f"MLFLOW_TRACKING_URI names now; name it: amc sync {run.path} --tracking-uri URI"
+            f"run {str(run.path)!r} was tracked at {shown(parts(recorded[0]).public)}, which "
+            f"neither it nor MLFLOW_TRACKING_URI names now; name it: amc sync {run.path} "
+            "--tracking-uri URI"
         )
     if uri == OFF:
         raise InputError(
@@ -75,21 +82,15 @@ def _store(run: RunFolder, tracking_uri: str | None) -> str:
 
 def _start(search: Search) -> Mapping[str, Any] | None:
     """Return the first entry of a search's outbox, if it has one."""
-    with contextlib.suppress(OSError), (search.folder / FILE).open("rb") as file:
-        entries, _ = entries_of(file.readline())
-        if entries and entries[0].event == "start":
-            return _checked(search, entries[0].values)
-    return None
+    entry = read_start(search.folder)
+    return None if entry is None else entry.values
 
 
-def _checked(search: Search, start: Mapping[str, Any]) -> Mapping[str, Any]:
-    store, params = start.get("store"), start.get("params")
-    if not isinstance(store, str | None) or not isinstance(params, dict):
-        raise InputError(
-            f"{str(search.folder / FILE)!r} does not say of what it is; remove it, and what it had "
-            "is taken from the journal"
-        )
-    return start
+def _check(search: Search) -> None:
+    """Raise ``InputError`` where an outbox, or the record of its deliveries, is damaged."""
+    for _ in read_entries(search.folder):
+        pass
+    Delivered.read(search.folder)
 
 
 def _complete(run: RunFolder, search: Search, store: str, reporter: Reporter) -> None:
@@ -98,33 +99,18 @@ def _complete(run: RunFolder, search: Search, store: str, reporter: Reporter) ->
     start, row = _start(search), _row(run, search, len(records))
     if is_being_written(search.folder) or not (records or start):
         return
-    limit = _limit(run, start, row)
+    limit = _limit(run, search, start, row)
     if limit is None:
         reporter.message(
             f"note: the budget of {search.name} is not on record, so its evaluations come with: "
             f"amc resume {run.path}"
         )
         return
-    named = (run.config.experiment, f"{run.path.resolve().name}/{search.name}")
     kept = None if store == default_store(run.path) else store
-    tracker = OutboxTracker(search.folder, *named, kept, reporter.message)
-    table = read_json(search.target, "latency table")
-    device = table.get("device") if isinstance(table, dict) else None
-    missing = [key for key in ("table_digest", "network_digest", "task") if key not in header]
-    if not isinstance(device, dict) or missing:
-        raise InputError(
-            f"{search.name} of run {str(run.path)!r} does not say what it ran on; restore "
-            f"{search.target.name} and {search.journal.name} from a copy"
-        )
-    params = params_of(
-        run.config,
-        search,
-        device=str(device.get("cpu", "")),
-        table_digest=header["table_digest"],
-        network_digest=header["network_digest"],
-        budget_limit=limit,
-    )
-    tracker.start(params, {"agent": search.agent, "task": header["task"]})
+    name = f"{run.path.resolve().name}/{search.name}"
+    params, task = _params(run, search, header, limit)
+    tracker = OutboxTracker(search.folder, run.config.experiment, name, kept, reporter.message)
+    tracker.start(params, {"agent": search.agent, "task": task})
     ((key, fraction),) = run.config.budget.items()
     budget = Budget(key, fraction, limit)
     tracker.log_batch(1, points(budget, records, 1, best_of(records, budget)))
@@ -135,9 +121,28 @@ def _complete(run: RunFolder, search: Search, store: str, reporter: Reporter) ->
         tracker.finish(tracker.ended or "interrupted")
 
 
+def _params(
+    run: RunFolder, search: Search, header: Mapping[str, Any], limit: float
+) -> tuple[Mapping[str, Any], str]:
+    """Return the parameters of a search and its task, as its folder has them on record."""
+    table = read_json(search.target, "latency table")
+    device = table.get("device") if isinstance(table, dict) else None
+    facts: dict[str, Any] = {k: header.get(k) for k in ("table_digest", "network_digest", "task")}
+    facts["device"] = device.get("cpu", "") if isinstance(device, dict) else None
+    for key, value in facts.items():
+        if not isinstance(value, str) or len(value) > FACT_LENGTH:
+            file = search.target if key == "device" else search.journal
+            raise InputError(
+                f"{str(file)!r}: {key} is {shown(value)}, not text of at most {FACT_LENGTH} "
+                "characters; restore the file from a copy"
+            )
+    task = facts.pop("task")
+    return params_of(run.config, search, **facts, budget_limit=limit), task
+
+
 def _row(run: RunFolder, search: Search, evaluations: int) -> Mapping[str, Any] | None:
     """Return the summary's row of a search; none where it has gone on since and has not ended."""
-    if not (run.path / "summary.json").is_file():
+    if not os.path.lexists(run.path / "summary.json"):
         return None
     for row in run.read_summary():
         if (row["agent"], row["seed"]) == (search.agent, search.seed):
@@ -146,15 +151,29 @@ def _row(run: RunFolder, search: Search, evaluations: int) -> Mapping[str, Any] 
 
 
 def _limit(
-    run: RunFolder, start: Mapping[str, Any] | None, row: Mapping[str, Any] | None
+    run: RunFolder,
+    search: Search,
+    start: Mapping[str, Any] | None,
+    row: Mapping[str, Any] | None,
 ) -> float | None:
     """Return what the budget allows, as recorded at the start, else from the dense network."""
     if start is not None and "budget_limit" in start["params"]:
-        return float(start["params"]["budget_limit"])
-    ((key, fraction),) = run.config.budget.items()
-    name = "predicted_latency_s" if BUDGET_KEYS[key] == "latency_s" else key
-    dense = None if row is None else row.get("dense", {}).get(name)
-    return None if dense is None else fraction * float(dense)
+        limit = start["params"]["budget_limit"]
+        where = f"{str(search.folder / FILE)!r}: params.budget_limit"
+    else:
+        ((key, fraction),) = run.config.budget.items()
+        name = "predicted_latency_s" if BUDGET_KEYS[key] == "latency_s" else key
+        dense = ((row or {}).get("dense") or {}).get(name)
+        if dense is None:
+            return None
+        limit = fraction * dense
+        where = f"{str(run.path / 'summary.json')!r}: dense.{name}"
+    if type(limit) not in (int, float) or not 0 < limit < math.inf:
+        raise InputError(
+            f"{where} gives the budget {shown(limit)}, which is no number above 0; restore the "
+            f"file from a copy, or go on with: amc resume {run.path}"
+        )
+    return float(limit)
 
 
 def _deliver(run: RunFolder, uri: str, reporter: Reporter) -> str | None:

@@ -48,6 +48,7 @@ from amc.results import run_result, write_summary
 from amc.run_folder import RunFolder, write_config
 from amc.search_run import Found, folder_for, run_search
 from amc.session import Session
+from amc.store_uri import check_confided
 from amc.task import load_task
 from amc.tracking import Tracker, open_tracker, tracked
 from amc.workers import open_workers
@@ -123,6 +124,7 @@ def resume(
             f"evaluations {evaluations} is below the run's {folder.config.evaluations}; a run "
             "can only grow"
         )
+    check_confided(folder.config.tracking_uri, f"amc resume {run_dir}")
     reporter = reporter or SilentReporter()
     for name, options in folder.config.agents.items():
         make_agent(name, options)

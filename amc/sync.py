@@ -25,7 +25,7 @@ from amc.outbox_lines import FILE, read_entries, read_start
 from amc.printable import shown
 from amc.reporting import Handle, QuietHandle, Reporter
 from amc.run_folder import RunFolder, Search
-from amc.store_uri import OFF, chosen, default_store, parts
+from amc.store_uri import OFF, check_confided, chosen, default_store, parts
 from amc.strict_json import read_json
 from amc.tracked import params_of, points
 
@@ -65,6 +65,8 @@ def _store(run: RunFolder, tracking_uri: str | None) -> str:
     Nothing is sent to a store on the word of a file alone: the run may be a stranger's.
     """
     recorded = [start["store"] for s in run.searches if (start := _start(s)) and start["store"]]
+    if tracking_uri is None:
+        check_confided(run.config.tracking_uri, f"amc sync {run.path}")
     uri = chosen(tracking_uri or run.config.tracking_uri)
     if uri is None and recorded:
         raise InputError(

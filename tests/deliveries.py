@@ -25,11 +25,13 @@ class Said(SilentReporter):
         self.messages.append(text)
 
 
-def record(folder: Path, evaluations: int, status: str | None = "finished") -> None:
+def record(
+    folder: Path, evaluations: int, status: str | None = "finished", uri: str | None = None
+) -> None:
     """Track a search of ``evaluations``, one a batch, as its replay does too."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"run/{folder.name}"
-    tracker = open_tracker(folder, experiment="digits", run_name=name, warn=pytest.fail)
+    tracker = open_tracker(folder, experiment="digits", run_name=name, warn=pytest.fail, uri=uri)
     tracker.start({"task": "digits", "agent": {"sigma0": 0.5}}, {"agent": "ddpg"})
     for step in range(1, evaluations + 1):
         tracker.log_batch(step, [{"score": step / 10}])

@@ -16,7 +16,7 @@ CASES ?= 400
 EMULATED ?= 40
 # How often `make faults` kills each agent's driver at a random moment.
 MOMENTS ?= 20
-FAULTS ?= tests/faults tests/test_sync.py tests/test_tracking.py
+FAULTS ?= tests/faults tests/test_drain.py tests/test_drain_process.py tests/test_sync.py tests/test_tracking.py
 SANITIZED := tests/kernels
 # In this order, before Python: the checking of addresses, what it needs to see exceptions.
 SANITIZERS = $(shell for name in libasan.so libubsan.so libstdc++.so; do $(or $(CXX),g++) -print-file-name=$$name; done)

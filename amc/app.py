@@ -46,6 +46,7 @@ from amc.results import run_result, write_summary
 from amc.run_folder import RunFolder
 from amc.search_run import Found, folder_for, run_search
 from amc.session import Session
+from amc.store_uri import check_confided
 from amc.task import load_task
 from amc.tracking import Tracker, open_tracker, tracked
 from amc.workers import open_workers
@@ -124,6 +125,7 @@ def resume(
     """
     reporter = reporter or SilentReporter()
     with driven(run_dir) as folder:
+        check_confided(folder.config.tracking_uri, f"amc resume {run_dir}")
         more = {} if evaluations is None else grown(folder.config, evaluations)
         for name, options in folder.config.agents.items():
             make_agent(name, options)

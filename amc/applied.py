@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from amc.compress import realised
 from amc.deploy import deployed
 from amc.errors import InputError
-from amc.files import check_writable
+from amc.files import check_writable, write_bytes
 from amc.masks import with_masks
 from amc.plan_file import PlanFile, read_plan
 from amc.planned import build, groups_of, load_planned_task
@@ -66,29 +66,22 @@ def apply(
     is_packed = bool(patterns) and out.suffix == ".safetensors" and form == "packed"
     params = sum(int(p.count_nonzero()) for p in network.parameters())
     checked: dict[str, Any] = {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
-    try:
-        if out.suffix == ".onnx":
-            export_onnx(network, task.inputs, partial)
-            checked["onnx_difference"] = onnx_difference(network, task.inputs, partial)
-        elif out.suffix == ".pt2":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it warns of its own internals
-                torch.export.save(exported(network, task.inputs), str(partial))
-        else:
-            ready = packed(deployed(network, task.inputs), patterns) if is_packed else network
-            if form == "masks":
-                ready = with_masks(network, patterns)
-            state = {name: t.detach().contiguous() for name, t in ready.state_dict().items()}
-            digest = {CONTENT: state_digest(state)} if is_packed else {}
-            save_file(state, partial, {**_about(plan, is_packed), **digest})
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    if out.suffix == ".onnx":
+        content = onnx_content(network, task.inputs)
+        checked["onnx_difference"] = onnx_difference(network, task.inputs, content)
+    elif out.suffix == ".pt2":
+        content = _exported_content(network, task.inputs)
+    else:
+        ready = packed(deployed(network, task.inputs), patterns) if is_packed else network
+        if form == "masks":
+            ready = with_masks(network, patterns)
+        state = {name: t.detach().contiguous() for name, t in ready.state_dict().items()}
+        digest = {CONTENT: state_digest(state)} if is_packed else {}
+        content = save(state, {**_about(plan, is_packed), **digest})
+    write_bytes(out, content)
     return {
         "out": str(out),
-        "bytes": out.stat().st_size,
+        "bytes": len(content),
         "params": params,
         "sparse_layers": len(patterns),
         "packed": is_packed,
@@ -149,8 +142,8 @@ def _metadata(file: Path) -> dict[str, str]:
         ) from error
 
 
-def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> None:
-    """Write ``network`` as one ONNX file whose batch size is free."""
+def onnx_content(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    """Return ``network`` as an ONNX file whose batch size is free."""
     examples, shapes = _of_any_batch(inputs)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_exporter():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
@@ -162,7 +155,7 @@ def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], out: Path) -> No
             verbose=False,
         )
         assert program is not None
-        program.save(str(out), external_data=False)
+        return program.model_proto.SerializeToString()  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
@@ -178,7 +171,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def onnx_difference(network: nn.Module, inputs: tuple[Tensor, ...], file: Path) -> float | None:
+def onnx_difference(network: nn.Module, inputs: tuple[Tensor, ...], content: bytes) -> float | None:
     """Return by how much ONNX Runtime's outputs differ from torch's, relative to the largest.
 
     ``None`` where it is not installed, or the network returns more than one tensor. Raises
@@ -191,14 +184,14 @@ def onnx_difference(network: nn.Module, inputs: tuple[Tensor, ...], file: Path) 
     expected = network(*inputs)
     if not isinstance(expected, Tensor):
         return None
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
     found = torch.from_numpy(session.run(None, feed)[0])
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= TOLERANCE:
         raise RuntimeError(
-            f"the network exported to {str(file)!r} gives outputs in ONNX Runtime that differ from "
-            f"torch's by {difference:g} of the largest; write .pt2 or .safetensors instead"
+            f"the network exported to ONNX gives outputs in ONNX Runtime that differ from torch's "
+            f"by {difference:g} of the largest; write .pt2 or .safetensors instead"
         )
     return difference
 
@@ -207,6 +200,14 @@ def exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Exp
     """Return ``network`` as ``torch.export`` captures it, its batch size free."""
     examples, shapes = _of_any_batch(inputs)
     return torch.export.export(network.eval(), examples, dynamic_shapes=shapes)
+
+
+def _exported_content(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of its own internals
+        torch.export.save(exported(network, inputs), content)
+    return content.getvalue()
 
 
 def _of_any_batch(inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:

@@ -7,15 +7,13 @@ beforehand as the form likes it best.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from amc.applied import export_onnx
+from amc.applied import onnx_content
 from amc.bench_rivals import onnx_session
 from amc.sparsify import take_relu
 
@@ -115,9 +113,6 @@ def _onnx_runtime(
     network: nn.Module, inputs: tuple[Tensor, ...], threads: int
 ) -> Callable[[], Any]:
     """Return the call of ``network`` in ONNX Runtime; ``ImportError`` where it is not installed."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "dense.onnx"
-        export_onnx(network, inputs, file)
-        session = onnx_session(str(file), threads)
+    session = onnx_session(onnx_content(network, inputs), threads)
     feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
     return lambda: session.run(None, feed)

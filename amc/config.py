@@ -157,7 +157,7 @@ class SearchConfig(Section):
     @classmethod
     def _no_path(cls, value: str) -> str:
         if value in {".", ".."} or "/" in value or "\\" in value:
-            raise ValueError(f"experiment {value!r} must be a name without slashes; change it")
+            raise ValueError(f"experiment {shown(value)} must be a name without slashes; change it")
         return value
 
     @field_validator("device")

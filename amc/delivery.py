@@ -7,19 +7,38 @@ wrong last. It may be lost or be behind: MLflow is asked what it has, so nothing
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from amc.errors import InputError
 from amc.files import write_json
-from amc.outbox_entries import FILE, Entry, entries_of, run_dir_of
+from amc.invalid import explain
+from amc.outbox_folders import start_of
+from amc.outbox_lines import (
+    FILE,
+    LONGEST_LINE,
+    Count,
+    Entry,
+    OutboxError,
+    open_regular,
+    read_entries,
+    read_start,
+)
+from amc.printable import printable, shown
+from amc.strict_json import Limits, read_json
 
 STATE = "outbox.delivered.json"
 SCHEMA_VERSION = 1
 METRICS_PER_CALL = 1000  # MLflow's limit
-CHUNK = 2**18  # bytes read at once: some calls' worth
+AT_ONCE = 2**18  # bytes read before a call: some calls' worth
+REMEDY = "remove it: MLflow is asked what has arrived"
+LIMITS = Limits(size=100_000, values=100, depth=2, text=10_000, remedy=REMEDY)
 
 
 class Record(Protocol):
@@ -45,10 +64,6 @@ class Record(Protocol):
 OpenRecord = Callable[[Entry], Record]  # given the entry ``start``
 
 
-class OutboxError(ValueError):
-    """An outbox that cannot be delivered as it is; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class Delivered:
     """How far an outbox was delivered to ``store``; ``tail`` is the digest of the last line."""
@@ -61,18 +76,41 @@ class Delivered:
 
     @staticmethod
     def read(folder: Path) -> Delivered:
-        """Return what the file of ``folder`` says; nothing delivered where there is none."""
-        try:
-            value = json.loads((folder / STATE).read_text())
-            if value.pop("schema_version") != SCHEMA_VERSION:
-                return Delivered()
-            return Delivered(**value)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        """Return what the file of ``folder`` says; nothing delivered where there is none.
+
+        ``OutboxError`` for one that amc did not write.
+        """
+        path = folder / STATE
+        if not os.path.lexists(path):
             return Delivered()
+        name = f"delivery record {printable(repr(str(path)))}"
+        if path.is_symlink() or not path.is_file():
+            raise OutboxError(f"{name} is a link, a pipe or else no file; {REMEDY}")
+        try:
+            value = read_json(path, "delivery record", LIMITS)
+            if not isinstance(value, dict):
+                raise InputError(f"{name} holds {shown(value)}, which is no object; {REMEDY}")
+            known = _Delivered.model_validate(value)
+        except ValidationError as error:
+            raise OutboxError(f"{name}: {explain(error)}; {REMEDY}") from None
+        except InputError as error:
+            raise OutboxError(str(error)) from None
+        return Delivered(**known.model_dump(exclude={"schema_version"}))
 
     def write(self, folder: Path) -> None:
         """Replace the file of ``folder``."""
         write_json(folder / STATE, {"schema_version": SCHEMA_VERSION, **asdict(self)})
+
+
+class _Delivered(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+    store: Annotated[str, Field(max_length=10_000)]
+    entries: Count
+    offset: Count
+    tail: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
+    error: Annotated[str, Field(max_length=10_000)] | None
 
 
 class Delivery:
@@ -82,7 +120,7 @@ class Delivery:
         self.folder = folder
         self._open_record = open_record
         self._record: Record | None = None
-        self._beginning = self._first_line()
+        self._start = start_of(folder)
         last = Delivered.read(folder)
         self._state = last if last.store == store and _fits(folder, last) else Delivered(store)
 
@@ -94,22 +132,21 @@ class Delivery:
     def waiting(self) -> list[Entry]:
         """Return the next entries that have not arrived; ``OutboxError`` where a line is none.
 
-        An outbox that another one took the place of is begun anew.
+        What comes before such a line is delivered first. An outbox that another one took the place
+        of is begun anew.
         """
-        with (self.folder / FILE).open("rb") as file:
-            if (first := file.readline()) != self._beginning:
-                self._beginning, self._record = first, None
-                self._state = Delivered(self._state.store)
-            file.seek(self._state.offset)
-            content = file.read(CHUNK)
-            if b"\n" not in content:
-                content += file.read()
-        entries, end = entries_of(content, self._state.offset)
-        if b"\n" in content[end - self._state.offset :] and not entries:
-            raise OutboxError(
-                f"{self.folder / FILE} is corrupt at byte {end}; once its search has ended, "
-                f"amc sync {run_dir_of(self.folder)} cuts that off and writes it again"
-            )
+        if (first := read_start(self.folder)) != self._start:
+            self._start, self._record = first, None
+            self._state = Delivered(self._state.store)
+        entries: list[Entry] = []
+        try:
+            for entry in read_entries(self.folder, self._state.offset):
+                entries.append(entry)
+                if entry.end - self._state.offset >= AT_ONCE:
+                    break
+        except OutboxError:
+            if not entries:
+                raise
         return entries
 
     def step(self) -> int:
@@ -122,7 +159,8 @@ class Delivery:
             return 0
         try:
             if self._record is None:
-                self._record = self._open_record(self._first())
+                assert self._start is not None  # entries wait
+                self._record = self._open_record(self._start)
             sent = _first_call(entries)
             self._send(self._record, sent)
         except Exception:
@@ -145,17 +183,6 @@ class Delivery:
             with contextlib.suppress(OSError):
                 self._state.write(self.folder)
 
-    def _first_line(self) -> bytes:
-        with contextlib.suppress(OSError), (self.folder / FILE).open("rb") as file:
-            return file.readline()
-        return b""
-
-    def _first(self) -> Entry:
-        entries, _ = entries_of(self._beginning)
-        if not entries or entries[0].event != "start":
-            raise OutboxError(f"{self.folder / FILE} has no start; amc sync writes it again")
-        return entries[0]
-
     def _send(self, record: Record, sent: Sequence[Entry]) -> None:
         event, values = sent[0].event, sent[0].values
         if event == "points":
@@ -163,42 +190,61 @@ class Delivery:
         elif event == "final":
             record.final(sent[0])
         elif event == "artifact":
-            path = within(self.folder, values)
+            path = self.folder / values["path"]
+            if path.is_symlink():
+                raise OutboxError(
+                    f"{printable(repr(str(path)))}, which the outbox names, is a link; put the "
+                    "file itself there"
+                )
             if path.is_file():  # what was removed since is not missed
                 record.artifact(path)
         elif event in {"finish", "resume"}:
             record.status(sent[0])
-        elif event != "start":
-            raise OutboxError(
-                f"{self.folder / FILE} has the event {event!r}, which this version does not know; "
-                "use the version of amc that made the search"
-            )
 
 
 def counts(folder: Path, store: str) -> tuple[int, int, str | None]:
-    """Return how many entries of ``folder`` were delivered, of how many, and the last error."""
-    state = Delivered.read(folder)
+    """Return how many entries of ``folder`` were delivered, of how many, and the last error.
+
+    Lines are counted, not read; an outbox or a record of deliveries that is no such file counts as
+    one entry that waits.
+    """
     try:
-        entries, _ = entries_of((folder / FILE).read_bytes())
-    except OSError:
+        state = Delivered.read(folder)
+        fits = state.store == store and _fits(folder, state)
+        delivered, begin = (state.entries, state.offset) if fits else (0, 0)
+        return delivered, delivered + _lines(folder, begin), state.error
+    except FileNotFoundError:
         return 0, 0, None
-    if state.store != store or not _fits(folder, state):
-        return 0, len(entries), state.error
-    return min(state.entries, len(entries)), len(entries), state.error
+    except (OSError, OutboxError) as error:
+        return 0, 1, str(error)
+
+
+def _lines(folder: Path, begin: int) -> int:
+    """Return how many lines an outbox has from offset ``begin`` on, but for one being written."""
+    lines = rest = 0
+    with os.fdopen(open_regular(folder / FILE), "rb") as file:
+        file.seek(begin)
+        while block := file.read(2**20):
+            lines += block.count(b"\n")
+            rest = (rest if b"\n" not in block else 0) + len(block) - block.rfind(b"\n") - 1
+    return lines + (rest > LONGEST_LINE)
 
 
 def _fits(folder: Path, state: Delivered) -> bool:
     """Return whether the line that was delivered last still stands where it stood."""
     if state.offset == 0:
-        return True
+        return state.entries == 0
     try:
-        with (folder / FILE).open("rb") as file:
-            content = file.read(state.offset)
-    except OSError:
+        number = open_regular(folder / FILE)
+    except FileNotFoundError:
         return False
-    before = content.rfind(b"\n", 0, max(0, len(content) - 1)) + 1
-    entries, _ = entries_of(content[before:], before)
-    return [(e.end, e.digest) for e in entries] == [(state.offset, state.tail)]
+    first = max(0, state.offset - LONGEST_LINE - 1)
+    with os.fdopen(number, "rb") as file:
+        file.seek(first)
+        content = file.read(state.offset - first)
+    line = content[content.rfind(b"\n", 0, max(0, len(content) - 1)) + 1 :]
+    is_whole = len(content) == state.offset - first and line.endswith(b"\n")
+    return is_whole and hashlib.sha256(line).hexdigest()[:16] == state.tail
 
 
 def _first_call(entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -211,11 +257,3 @@ def _first_call(entries: Sequence[Entry]) -> Sequence[Entry]:
         if metrics >= METRICS_PER_CALL:
             return entries[: max(1, index)] if metrics > METRICS_PER_CALL else entries[: index + 1]
     return entries
-
-
-def within(folder: Path, values: Mapping[str, Any]) -> Path:
-    """Return the file that an entry names; ``OutboxError`` where that is outside of ``folder``."""
-    path = (folder / str(values["path"])).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise OutboxError(f"{folder / FILE} names a file outside of its folder; take that line out")
-    return path

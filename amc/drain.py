@@ -19,8 +19,10 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from amc.delivery import Delivery, OutboxError, counts
-from amc.outbox_entries import outboxes
+from amc.contained import inside
+from amc.delivery import Delivery, counts
+from amc.errors import InputError
+from amc.outbox_folders import outboxes
 from amc.store_uri import authorised, chosen, default_store, masked, parts
 
 LOCK = ".sync.lock"
@@ -49,15 +51,17 @@ class Drain:
         """
         trouble = None
         for folder in outboxes(self._run_dir):
-            delivery = self._delivery(folder)
+            delivery = None
             try:
+                delivery = self._delivery(folder)
                 with authorised(self._uri) as uri:
                     self._target = uri
                     while go_on() and (count := delivery.step()):
                         progress(folder, count)
             except Exception as error:  # whatever a store may raise, the next attempt may do
                 trouble = masked(_one_line(error), self._uri)
-                delivery.failed(trouble)
+                if delivery is not None:
+                    delivery.failed(trouble)
                 if not _of_this_search(error):
                     break
         return trouble
@@ -66,6 +70,7 @@ class Drain:
         if folder not in self._deliveries:
             from amc.mlflow_tracking import MlflowRecord
 
+            inside(self._run_dir, folder)
             artifacts = self._run_dir.resolve().parent / "mlartifacts"
             self._deliveries[folder] = Delivery(
                 folder,
@@ -101,12 +106,14 @@ def left_in(run_dir: Path, store: str) -> tuple[int, int, str | None]:
 def _of_this_search(error: Exception) -> bool:
     from amc.mlflow_tracking import is_refusal
 
-    own = (OutboxError, FileNotFoundError, PermissionError)
+    own = (InputError, FileNotFoundError, PermissionError)
     return isinstance(error, own) or is_refusal(error)
 
 
 def _one_line(error: BaseException) -> str:
     """Return what is behind ``error``: of a server that is away, the system's word for that."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
     behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, OSError) and type(behind).__module__ in {"builtins", "socket"}:

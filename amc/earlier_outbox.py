@@ -12,18 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amc.cost import Budget
-from amc.delivery import STATE, within
+from amc.delivery import STATE
 from amc.evaluation import best_of
 from amc.files import fsync, write_bytes
 from amc.journal import read_journal
 from amc.outbox import OutboxTracker
-from amc.outbox_entries import (
-    FILE,
-    Entry,
-    earlier_folder,
-    entries_of,
-    start_of,
-)
+from amc.outbox_folders import earlier_folder, start_of
+from amc.outbox_lines import FILE, Entry, read_entries
 from amc.tracked import points
 
 
@@ -73,13 +68,13 @@ def complete(
     ended, records = tracker.ended, read_journal(journal)[1]
     tracker.log_batch(1, points(budget, records, 1, best_of(records, budget)))
     tracker.finish(ended or "interrupted")
-    return entries_of((folder / FILE).read_bytes())[0]
+    return list(read_entries(folder))
 
 
 def _keep(folder: Path, apart: Path, entry: Entry) -> None:
     """Copy a file that waits to be delivered, unless it is another one by now."""
-    path = within(folder, entry.values)
-    if path.is_file():
+    path = folder / entry.values["path"]
+    if path.is_file() and not path.is_symlink():
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == entry.values.get("sha256"):
-            write_bytes(apart / path.relative_to(folder.resolve()), content)
+            write_bytes(apart / path.name, content)

@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from amc.evaluation import Evaluation
-from amc.files import write_json, write_text
+from amc.files import write_bytes, write_json, write_text
 from amc.plan_file import PlanFile
 from amc.search_run import Found
 
@@ -22,30 +23,44 @@ def write_family(found: Found, plan_file: PlanFileMaker) -> None:
     They are those that the method named, in its order, from 00 on; weights lie beside the plans.
     A search whose method has no family leaves nothing.
     """
-    folder = found.search.folder / "family"
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of the same search
+    final = found.search.folder / "family"
     if not found.family:
+        shutil.rmtree(final, ignore_errors=True)  # of an earlier end of the same search
         return
-    folder.mkdir()
-    entries = []
-    for number, member in enumerate(found.family):
-        sha256 = member.weights_sha256
-        weights = None if sha256 is None else {"file": f"{sha256}.safetensors", "sha256": sha256}
-        if weights is not None:
-            _beside(found.search.folder / "weights" / weights["file"], folder)
-        plan = plan_file(member, weights)
-        write_text(folder / f"{number:02d}.json", plan.text())
-        entries.append(
-            {
-                "key": member.key,
-                "score": member.in_task_unit,
-                "costs": {"predicted": member.cost.as_json()},
-                "weights_sha256": sha256,
-                "choices": member.request.plan.as_json(),
-                "plan": f"family/{number:02d}.json",
-            }
-        )
-    write_json(found.search.folder / "family.json", entries)
+    building = final.with_name(".family")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        entries = [
+            _write_member(building, number, member, plan_file)
+            for number, member in enumerate(found.family)
+        ]
+        write_json(building / "family.json", entries)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    shutil.rmtree(final, ignore_errors=True)  # only now, as there may have been no space
+    building.rename(final)
+    (final / "family.json").replace(final.with_name("family.json"))
+
+
+def _write_member(
+    folder: Path, number: int, member: Evaluation, plan_file: PlanFileMaker
+) -> dict[str, Any]:
+    """Write a member's plan into ``folder``, its weights beside it; return its entry."""
+    sha256 = member.weights_sha256
+    weights = None if sha256 is None else {"file": f"{sha256}.safetensors", "sha256": sha256}
+    if weights is not None:
+        _beside(folder.parent / "weights" / weights["file"], folder)
+    write_text(folder / f"{number:02d}.json", plan_file(member, weights).text())
+    return {
+        "key": member.key,
+        "score": member.in_task_unit,
+        "costs": {"predicted": member.cost.as_json()},
+        "weights_sha256": sha256,
+        "choices": member.request.plan.as_json(),
+        "plan": f"family/{number:02d}.json",
+    }
 
 
 def _beside(weights: Path, folder: Path) -> None:
@@ -53,4 +68,4 @@ def _beside(weights: Path, folder: Path) -> None:
     try:
         os.link(weights, folder / weights.name)
     except OSError:
-        shutil.copyfile(weights, folder / weights.name)
+        write_bytes(folder / weights.name, weights.read_bytes())

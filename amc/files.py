@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from amc.errors import InputError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_writable(path: Path, option: str, *, folder: bool = False) -> None:
@@ -26,6 +30,8 @@ def check_writable(path: Path, option: str, *, folder: bool = False) -> None:
         with tempfile.TemporaryDirectory(dir=nearest, prefix=".amc-"):
             return
     except OSError as error:
+        if error.errno in DISK_FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         reason = error.strerror or str(error)
         raise InputError(
             f"{option} {str(path)!r} cannot be written, because of {str(nearest)!r}: {reason}; "
@@ -36,9 +42,38 @@ def check_writable(path: Path, option: str, *, folder: bool = False) -> None:
 def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write ``path`` through a temporary file beside it: fsync, rename, fsync the folder.
 
-    Without ``sync`` the file outlives this process, but not surely a power cut.
+    Without ``sync`` the file outlives this process, but not surely a power cut. An ``OSError``
+    names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_together({path: content}, sync=sync)
+
+
+def write_together(contents: Mapping[Path, bytes], *, sync: bool = True) -> None:
+    """Write files that belong together as ``write_bytes`` does, the last one being what names them.
+
+    None takes its place before all are written, so that a full disk leaves every earlier one.
+    """
+    temporary: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary[path] = _temporary(path, content, sync)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        for path, written in temporary.items():
+            written.replace(path)
+    except BaseException:
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
+        raise
+    if sync:
+        for folder in dict.fromkeys(path.parent for path in contents):
+            fsync(folder)
+
+
+def _temporary(path: Path, content: bytes, sync: bool) -> Path:
+    """Return a new file beside ``path`` that holds ``content``."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -47,12 +82,10 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         Path(name).chmod(0o644)
-        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    if sync:
-        fsync(path.parent)
+    return Path(name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -132,9 +132,9 @@ def track(tracker: Tracker, row: Mapping[str, Any], folder: Path) -> None:
     A search without a plan is closed as failed.
     """
     keys = ("search_accuracy", "test_accuracy", "finetuned_test_accuracy", "macs", "params")
-    final = {f"final/{key}": row[key] for key in (*keys, "speedup")}
+    final = {f"final/{key}": row.get(key) for key in (*keys, "speedup")}
     for kind in ("predicted", "measured"):
-        seconds = row[f"{kind}_latency_s"]
+        seconds = row.get(f"{kind}_latency_s")
         final[f"final/{kind}_latency_ms"] = None if seconds is None else 1000 * seconds
     tracker.log(
         row["evaluations"],
@@ -143,5 +143,5 @@ def track(tracker: Tracker, row: Mapping[str, Any], folder: Path) -> None:
     for name in ("plan.json", "tradeoff.png", "keep_ratios.png"):
         if (folder / name).is_file():
             tracker.artifact(folder / name)
-    if row["failure"]:
+    if row.get("failure"):
         tracker.finish("failed")

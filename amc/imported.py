@@ -14,7 +14,7 @@ from amc.config import SearchConfig
 from amc.cost import Budget, cost_of
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
-from amc.files import check_writable, write_bytes, write_text
+from amc.files import check_writable, write_together
 from amc.masks import load_masked, read_masked, width_and_pattern
 from amc.plan_file import weights_beside
 from amc.plan_record import Dense, Result, plan_record
@@ -88,8 +88,7 @@ def import_masks(
     named = {"file": weights_file.name, "sha256": state_sha256(weights)}
     result = Result(found, evaluation, final, None, whole, images)
     record = plan_record(session, result, named, None)
-    write_bytes(weights_file, save(weights))
-    write_text(out, record.text())
+    write_together({weights_file: save(weights), out: record.text().encode()})
     return {
         "out": str(out),
         "weights": str(weights_file),

@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException, RestException
 
 from amc.delivery import METRICS_PER_CALL
-from amc.outbox_entries import Entry
+from amc.outbox_lines import Entry
 from amc.store_uri import SQLITE
 from amc.tracking import flatten
 

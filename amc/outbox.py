@@ -7,6 +7,7 @@ A search that is replayed reports everything again: what stands here already is 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -18,13 +19,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from amc.outbox_entries import FILE, Entry, earlier_folder, entries_of, run_dir_of, start_of
+from amc.outbox_folders import earlier_folder, run_dir_of, start_of
+from amc.outbox_lines import (
+    FILE,
+    SCHEMA_VERSION,
+    Entry,
+    OutboxError,
+    open_regular,
+    read_entries,
+)
+from amc.printable import printable
 from amc.tracking import Status
 
-SCHEMA_VERSION = 1
 FINAL = "final/"
 CONTINUES_TAG = "amc.continues"
 LOCK_PATIENCE_S = 1.0
+ROWS = 1000  # on one line
 
 
 class OutboxTracker:
@@ -47,7 +57,8 @@ class OutboxTracker:
         continues: Sequence[str] = (),
     ) -> None:
         self._folder, self._warn = folder, warn
-        self._named = {"experiment": experiment, "run_name": run_name, "store": store}
+        name = printable(run_name, 1000)
+        self._named = {"experiment": experiment, "run_name": name, "store": store}
         self._continues = list(continues)
         self._file: BinaryIO | None = None
         self._end = 0
@@ -81,9 +92,10 @@ class OutboxTracker:
         Numbers that are not finite are left out.
         """
         known = max(0, self._last_step + 1 - first_step)
-        if new := [_finite(row) for row in rows[known:]]:
-            self._append("points", first_step=first_step + known, rows=new)
-            self._last_step = first_step + len(rows) - 1
+        for begin in range(known, len(rows), ROWS):
+            new = [_finite(row) for row in rows[begin : begin + ROWS]]
+            self._append("points", first_step=first_step + begin, rows=new)
+            self._last_step = first_step + begin + len(new) - 1
 
     def artifact(self, path: Path) -> None:
         """Name a file within the folder, to be copied when it is delivered."""
@@ -96,20 +108,18 @@ class OutboxTracker:
         self._close()
 
     def _start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        path = self._folder / FILE
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+        number = open_regular(self._folder / FILE, os.O_RDWR | os.O_CREAT)
+        self._file = os.fdopen(number, "r+b", buffering=0)
         _lock(self._file)
-        content = self._file.read()
-        entries, self._end = entries_of(content)
-        if entries and entries[0].event != "start":
-            entries, self._end = [], 0
-        if entries and len(entries[0].continues) < len(self._continues):
-            raise ValueError("the outbox is of the journal that is continued")
-        if self._end < len(content):
-            os.ftruncate(self._file.fileno(), self._end)
-        for entry in entries:
-            self._note(entry)
-        if not entries:
+        with contextlib.suppress(OutboxError):  # what is behind it is written again
+            for entry in read_entries(self._folder):
+                if entry.event == "start" and len(entry.continues) < len(self._continues):
+                    raise ValueError("the outbox is of the journal that is continued")
+                self._note(entry)
+                self._end = entry.end
+        if self._end < os.fstat(number).st_size:
+            os.ftruncate(number, self._end)
+        if not self._end:
             self._append(
                 "start",
                 schema_version=SCHEMA_VERSION,
@@ -199,7 +209,7 @@ class OutboxTracker:
 def is_being_written(folder: Path) -> bool:
     """Return whether a living process tracks the search in ``folder``."""
     try:
-        with (folder / FILE).open("rb") as file:
+        with os.fdopen(open_regular(folder / FILE), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -14,7 +14,7 @@ from amc.contained import inside
 from amc.coupling import ChannelGroup, trace_coupling
 from amc.deploy import deployed
 from amc.errors import InputError
-from amc.files import check_writable, write_bytes, write_text
+from amc.files import check_writable, write_together
 from amc.latency import LatencyTable
 from amc.latency.device import target_path
 from amc.latency.table import network_key
@@ -274,8 +274,6 @@ def export(source: Path, out: Path) -> dict[str, Any]:
         contents[file] = (source.parent / named.file).read_bytes()  # just read, and checked
         parts[role] = {"file": file.name, "sha256": named.sha256}
     text = PlanFile.model_validate(parts).text()
-    for path, content in contents.items():  # all is checked; the plan comes last, as it names them
-        write_bytes(path, content)
-    write_text(out, text)
+    write_together({**contents, out: text.encode()})
     files = [str(out), *map(str, contents)]
     return {"out": str(out), "files": files, "agent": plan.provenance.agent}

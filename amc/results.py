@@ -12,7 +12,7 @@ from amc import faults, plots
 from amc.curve_plots import learning_curves
 from amc.evaluation import Evaluation
 from amc.family import write_family
-from amc.files import write_bytes, write_json, write_text
+from amc.files import write_json, write_together
 from amc.learning_curves import curves_of, within
 from amc.plan_file import PlanFile
 from amc.plan_record import Dense, Result, plan_record
@@ -27,10 +27,11 @@ def write_result(session: Session, result: Result) -> dict[str, Any]:
     """Write the files of a search and its winner; return its row of the summary."""
     found, final, dense = result.found, result.final, result.dense
     folder = found.search.folder
-    weights = _write_weights(folder, "weights.safetensors", found.state)
-    finetuned = _write_weights(folder, "finetuned.safetensors", final.finetuned_state)
+    files: dict[Path, bytes] = {}
+    weights = _weights(folder / "weights.safetensors", found.state, files)
+    finetuned = _weights(folder / "finetuned.safetensors", final.finetuned_state, files)
     plan = plan_record(session, result, weights, finetuned)
-    write_text(folder / "plan.json", plan.text())
+    write_together({**files, folder / "plan.json": plan.text().encode()})
     faults.point("result.plan_written")
     _draw(session, found, dense)
     plots.keep_ratios(
@@ -164,11 +165,12 @@ def draw_progress(session: Session, found: Sequence[Found]) -> None:
     plots.save(learning_curves(title, scores, rewards), folder / "progress.png")
 
 
-def _write_weights(folder: Path, name: str, state: State | None) -> dict[str, str] | None:
+def _weights(path: Path, state: State | None, files: dict[Path, bytes]) -> dict[str, str] | None:
+    """Add the file of ``state`` to ``files``; return what a plan says of it."""
     if state is None:
         return None
-    write_bytes(folder / name, save(state))
-    return {"file": name, "sha256": state_sha256(state)}
+    files[path] = save(state)
+    return {"file": path.name, "sha256": state_sha256(state)}
 
 
 def _measured_facts(own: Measured | None, dense: Measured | None) -> dict[str, Any]:

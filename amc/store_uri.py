@@ -16,6 +16,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from amc.errors import InputError
+from amc.printable import shown, unnamed
 
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
@@ -24,7 +25,6 @@ URI = "MLFLOW_TRACKING_URI"
 USER, PASSWORD, TOKEN = (f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN"))
 
 _PARTS = re.compile(r"(?P<scheme>[\w+.-]+://)(?:(?P<user>.*)@)?(?P<rest>.*)", re.DOTALL)
-_IN_TEXT = re.compile(r"(?!sqlite)(\b[\w+.-]+://)[^\s'\"]*@")
 _SECRET_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 
 
@@ -39,12 +39,12 @@ class Parts(NamedTuple):
 
 def parts(uri: str) -> Parts:
     """Return ``uri`` taken apart. Whoever is named to a web server counts as a secret too."""
-    match = _PARTS.fullmatch(uri)
+    match = _PARTS.fullmatch(uri.strip())
     if match is None or uri.startswith("sqlite"):
         return Parts(uri, "", "", ())
     scheme, userinfo, rest = match["scheme"], match["user"] or "", match["rest"]
     user, colon, password = userinfo.partition(":")
-    web = scheme.lower().startswith(("http:", "https:"))
+    web = _is_web(scheme)
     if web and userinfo and not colon:
         user, password = "", userinfo  # a bare name may be an access token
     host, question, query = rest.partition("?")
@@ -55,6 +55,10 @@ def parts(uri: str) -> Parts:
     shown = f"{user}@" if user and not web else ""
     public = f"{scheme}{shown}{host}{question if kept else ''}{kept}"
     return Parts(public, unquote(user), unquote(password), (*secrets, *map(unquote, secrets)))
+
+
+def _is_web(uri: str) -> bool:
+    return uri.lower().startswith(("http:", "https:"))
 
 
 def _key(part: str) -> str:
@@ -68,7 +72,7 @@ def masked(text: str, *uris: str | None) -> str:
         known |= set(parts(uri or "").secrets)
     for secret in sorted(known - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _IN_TEXT.sub(r"\1***@", text)
+    return unnamed(text)
 
 
 @contextlib.contextmanager
@@ -78,7 +82,7 @@ def authorised(uri: str) -> Iterator[str]:
     Of a web server that is the user and password, which MLflow finds in its own variables in the
     meantime; those of a database stay in the URI.
     """
-    if not uri.lower().startswith(("http:", "https:")):
+    if not _is_web(uri):
         yield uri
         return
     found = parts(uri)
@@ -108,6 +112,23 @@ def chosen(uri: str | None) -> str | None:
     if environment and parts(environment).public == store:
         store = environment
     return absolute(store)
+
+
+def check_confided(uri: str | None, command: str) -> None:
+    """Raise ``InputError`` where what the environment knows would be sent on a file's word.
+
+    ``uri`` is of a run folder, which may be a stranger's, and the credentials may be for a server
+    that ``MLFLOW_TRACKING_URI`` or nobody names. ``command`` is what the person asked for.
+    """
+    credentials = [name for name in (USER, PASSWORD, TOKEN) if os.environ.get(name)]
+    named = parts(os.environ.get(URI) or "").public
+    if uri is None or uri == named or not _is_web(uri) or not credentials:
+        return
+    raise InputError(
+        f"tracking_uri {shown(uri)} stands in the run folder alone, and {credentials[-1]} of the "
+        f"environment is not sent there on a file's word; say that it is meant: {URI}={uri} "
+        f"{command}"
+    )
 
 
 def default_store(run_dir: Path) -> str:

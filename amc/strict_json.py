@@ -48,7 +48,7 @@ def read_bytes(path: Path, what: str, most: int, remedy: str = LIMITS.remedy) ->
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise InputError(f"{name} is larger than {most} bytes; that is no {what}: {remedy}")
+        raise InputError(f"{name} is larger than {most} bytes, as no {what} is; {remedy}")
     return content
 
 

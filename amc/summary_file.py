@@ -54,6 +54,7 @@ class SummaryRow(_Facts):
     finetuned_search_accuracy: Number | None = None
     finetuned_test_accuracy: Number | None = None
     predicted_latency_s: Positive | None = None
+    speedup: Positive | None = None
     backend: Text | None = None
     noisy: bool | None = None
     failure: Text | None = None

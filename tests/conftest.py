@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fake_mlflow import FakeMlflow
+
 if TYPE_CHECKING:
     from amc.session import Session
     from amc.worker import Work
@@ -103,3 +105,19 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     from amc import finish
 
     monkeypatch.setattr(finish, "_measure", lambda *_: {})
+
+
+@pytest.fixture
+def own_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the user's MLflow out of it, and give up soon."""
+    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeMlflow]:
+    """A tracking server that can fail."""
+    with FakeMlflow(tmp_path / "artifacts").serving() as server:
+        yield server

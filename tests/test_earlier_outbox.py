@@ -20,7 +20,8 @@ from amc.elsewhere import continue_elsewhere
 from amc.journal import Journal, read_journal
 from amc.machine import machine_facts
 from amc.outbox import OutboxTracker
-from amc.outbox_entries import FILE, outboxes_of
+from amc.outbox_folders import outboxes_of
+from amc.outbox_lines import FILE
 from amc.tracked import points
 from amc.tracking import Status, open_tracker
 from tests.conftest import SMALL

@@ -1,4 +1,4 @@
-"""``amc sync`` and the drain beside a run: nothing lost and nothing twice, whatever MLflow does."""
+"""``amc sync``: what has not reached MLflow of a run, from its outbox or from its records."""
 
 from __future__ import annotations
 
@@ -8,300 +8,32 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from amc import app, drain_process, finish
+from amc import app
 from amc.cli import application
 from amc.config import parse_config
 from amc.delivery import STATE
-from amc.drain import QUIET, Drain, left_in, only_one
-from amc.drain_process import draining
+from amc.drain import left_in, only_one
 from amc.errors import InputError
-from amc.outbox_entries import FILE, entries_of
-from amc.reporting import SilentReporter
-from amc.tracking import open_tracker
+from amc.outbox_lines import FILE, read_entries
 from tests.conftest import SMALL
+from tests.deliveries import Said, record, until
 from tests.fake_mlflow import FakeMlflow
+
+pytestmark = pytest.mark.usefixtures("own_mlflow")
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "hunter2%2Fx"
 
 
-class Said(SilentReporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
-        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeMlflow]:
-    with FakeMlflow(tmp_path / "artifacts").serving() as server:
-        yield server
-
-
-def record(folder: Path, evaluations: int, status: str | None = "finished") -> None:
-    """Track a search of ``evaluations``, one a batch, as its replay does too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"run/{folder.name}"
-    tracker = open_tracker(folder, experiment="digits", run_name=name, warn=pytest.fail)
-    tracker.start({"task": "digits", "agent": {"sigma0": 0.5}}, {"agent": "ddpg"})
-    for step in range(1, evaluations + 1):
-        tracker.log_batch(step, [{"score": step / 10}])
-    if status is not None:
-        tracker.log(evaluations, {"final/score": evaluations / 10})
-    tracker.finish("finished" if status else "interrupted")
-
-
-def rounds(run_dir: Path, uri: str, most: int = 100) -> int:
-    """Deliver, each time by a drain that knows nothing, until all is there; return the failures."""
-    for failed in range(most):
-        if Drain(run_dir, uri).round(lambda *_: None) is None:
-            return failed
-    raise AssertionError(f"not delivered in {most} rounds")
-
-
-def assert_exact(fake: FakeMlflow, evaluations: int, runs: int = 1) -> None:
-    assert len(fake.runs) == runs
-    assert fake.points() == [(i, i / 10) for i in range(1, evaluations + 1)] * runs
-    assert fake.points("final/score") == [(0, evaluations / 10)] * runs
-    for run in fake.runs.values():
-        assert run["status"] == "FINISHED"
-        assert run["params"] == {"task": "digits", "agent.sigma0": "0.5"}
-
-
-def until(condition: Callable[[], Any], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize("mode", ["error", "lose"])
-def test_each_call_failing_once_leaves_exact_counts(
-    tmp_path: Path, fake: FakeMlflow, monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    monkeypatch.setattr("amc.delivery.METRICS_PER_CALL", 3)
-    record(tmp_path / "run" / "ddpg-s0", 10)
-    endpoints = ("experiments/get-by-name", "experiments/create", "runs/search", "runs/create")
-    for endpoint in (*endpoints, "runs/log-batch", "metrics/get-history", "runs/update"):
-        fake.failures[endpoint] = [mode, "work", mode, mode, "work", "work", mode]
-    assert rounds(tmp_path / "run", fake.url) > 10
-    assert_exact(fake, 10)
-
-
-def test_a_drain_that_dies_between_delivery_and_its_note_sends_nothing_twice(
-    tmp_path: Path, fake: FakeMlflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("amc.delivery.METRICS_PER_CALL", 3)
-    record(tmp_path / "run" / "ddpg-s0", 10)
-    real, died = Path.replace, 0
-
-    def dies(self: Path, target: Path) -> Path:
-        nonlocal died
-        if Path(target).name == STATE and died % 2 == 0:
-            died += 1
-            raise KeyboardInterrupt
-        died += Path(target).name == STATE
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "replace", dies)
-    for _ in range(100):
-        try:
-            assert rounds(tmp_path / "run", fake.url) == 0
-            break
-        except KeyboardInterrupt:
-            continue
-    assert died > 10
-    assert_exact(fake, 10)
-
-
-def test_a_run_made_twice_by_a_late_answer_goes(tmp_path: Path, fake: FakeMlflow) -> None:
-    record(tmp_path / "run" / "ddpg-s0", 4)
-    start = json.loads((tmp_path / "run" / "ddpg-s0" / FILE).read_text().splitlines()[0])
-    real, late = fake.answer, iter([True])
-
-    def answer(endpoint: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if endpoint == "runs/log-batch" and next(late, False):
-            tag = {"key": "amc.search", "value": start["identity"]}
-            real("runs/create", {"experiment_id": "1", "tags": [tag]})
-        return real(endpoint, asked)
-
-    fake.answer = answer  # type: ignore[method-assign]
-    assert rounds(tmp_path / "run", fake.url) == 0
-    assert_exact(fake, 4)
-
-
-def test_the_run_that_an_earlier_version_made_is_gone_on_with(
-    tmp_path: Path, fake: FakeMlflow
-) -> None:
-    folder = tmp_path / "run" / "ddpg-s0"
-    record(folder, 4)
-    rounds(tmp_path / "run", fake.url)
-    (made,) = fake.runs.values()
-    made["tags"]["amc.search"] = f"{tmp_path}/run/run/ddpg-s0"
-    (folder / FILE).unlink()
-    (folder / "journal.jsonl").write_text("{}\n{}\n")
-    record(folder, 6)
-    rounds(tmp_path / "run", fake.url)
-    (again,) = fake.runs.values()
-    assert again is made
-    assert fake.points() == [(i, i / 10) for i in range(1, 7)]
-
-
-def test_what_a_store_refuses_holds_up_no_other_search(tmp_path: Path, fake: FakeMlflow) -> None:
-    for name in ("a-s0", "b-s0"):
-        record(tmp_path / "run" / name, 4)
-    first = json.loads((tmp_path / "run" / "a-s0" / FILE).read_text().splitlines()[0])
-    real = fake.answer
-
-    def answer(endpoint: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if endpoint == "runs/create" and first["identity"] in str(asked):
-            return 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "not this one"}
-        return real(endpoint, asked)
-
-    fake.answer = answer  # type: ignore[method-assign]
-    trouble = Drain(tmp_path / "run", fake.url).round(lambda *_: None)
-    assert trouble is not None
-    assert "not this one" in trouble
-    assert_exact(fake, 4)
-    assert left_in(tmp_path / "run", fake.url)[:2] == (7, 14)
-
-
-def test_a_server_that_hangs_is_given_up_and_asked_again(
-    tmp_path: Path, fake: FakeMlflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    record(tmp_path / "run" / "ddpg-s0", 4)
-    fake.failures["runs/log-batch"] = ["work", "hang"]
-    assert rounds(tmp_path / "run", fake.url) == 1
-    assert_exact(fake, 4)
-
-
-@pytest.mark.slow
-def test_the_process_delivers_while_the_search_runs_but_not_while_quiet(
-    tmp_path: Path, fake: FakeMlflow
-) -> None:
-    run_dir, said = tmp_path / "run", Said()
-    run_dir.mkdir()
-    with draining(run_dir, fake.url, said) as drain:
-        record(run_dir / "ddpg-s0", 4, None)
-        until(lambda: fake.points() == [(i, i / 10) for i in range(1, 5)])
-        until(lambda: left_in(run_dir, fake.url)[0] == 0)
-        with drain.quiet():
-            until(lambda: says_quiet(drain))
-            calls = len(fake.calls)
-            record(run_dir / "ddpg-s0", 6)
-            until(lambda: says_quiet(drain))
-            assert len(fake.calls) == calls
-    assert said.messages == []
-    assert_exact(fake, 6)
-    assert ended(drain)
-
-
-def says_quiet(drain: drain_process.DrainProcess) -> bool:
-    assert drain._process is not None
-    assert drain._process.stdout is not None
-    return QUIET in (drain._process.stdout.read() or b"")
-
-
-def ended(drain: drain_process.DrainProcess) -> bool:
-    process = drain._process
-    return process is not None and process.poll() is not None
-
-
-@pytest.mark.parametrize("mode", ["hang", pytest.param("error", marks=pytest.mark.slow)])
-def test_the_end_of_a_run_waits_for_no_broken_server(
-    tmp_path: Path, fake: FakeMlflow, monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    monkeypatch.setattr(drain_process, "WITHOUT_PROGRESS_S", 0.5)
-    run_dir, said = tmp_path / "run", Said()
-    record(run_dir / "ddpg-s0", 4)
-    fake.mode = mode
-    with draining(run_dir, fake.url, said) as drain:
-        until(lambda: fake.calls)
-    assert ended(drain)
-    (message,) = said.messages
-    assert message.startswith("note: 7 of 7 entries wait for MLflow")
-    assert message.endswith(f"deliver them with: amc sync {run_dir}")
-    fake.mode = "work"
-    assert rounds(run_dir, fake.url) == 0
-    assert_exact(fake, 4)
-
-
-def test_an_interruption_waits_shortly_and_leaves_no_process(
-    tmp_path: Path, fake: FakeMlflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits: list[float] = []
-    real = drain_process.DrainProcess.end
-
-    def end(self: Any, reporter: Any, at_most_s: float = 60.0) -> None:
-        limits.append(at_most_s)
-        real(self, reporter, 0.2)
-
-    monkeypatch.setattr(drain_process.DrainProcess, "end", end)
-    fake.mode = "hang"
-    record(tmp_path / "run" / "ddpg-s0", 4)
-    for error in (KeyboardInterrupt, ValueError):
-        with pytest.raises(error), draining(tmp_path / "run", fake.url, Said()) as drain:
-            raise error
-        assert ended(drain)
-    assert limits == [3.0, 10.0]
-
-
-def test_the_process_ends_with_a_parent_that_was_killed(tmp_path: Path, fake: FakeMlflow) -> None:
-    run_dir = tmp_path / "run"
-    record(run_dir / "ddpg-s0", 4)
-    code = (
-        "import sys, time; from pathlib import Path; from amc.drain_process import draining\n"
-        "from amc.reporting import SilentReporter\n"
-        "with draining(Path(sys.argv[1]), sys.argv[2], SilentReporter()) as drain:\n"
-        "    print(drain._process.pid, flush=True); time.sleep(600)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(run_dir), fake.url], cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    until(lambda: left_in(run_dir, fake.url)[0] == 0)
-    record(run_dir / "ddpg-s0", 6)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
-    until(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child))
-    assert fake.points() == [(i, i / 10) for i in range(1, 7)]
-
-
-def is_zombie(number: int) -> bool:
-    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 def sync(*arguments: Any) -> tuple[int, dict[str, Any], str]:
     result = CliRunner().invoke(application, ["sync", *map(str, arguments), "--json"])
     return result.exit_code, json.loads(result.stdout or "{}"), result.stderr
-
-
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the measurement at the end of a run, which takes seconds and changes no plan."""
-    monkeypatch.setattr(finish, "_measure", lambda *_: {})
 
 
 AWAY: dict[str, Any] = {"agents": {"random_search": {}, "uniform": {}}, "tracking_uri": None}
@@ -383,7 +115,7 @@ def test_what_an_outbox_lacks_comes_from_journal_and_summary(
     whole = {key: list(run["metrics"]) for key, run in fake.runs.items()}
     outbox = run_dir / "ddpg-s0" / FILE
     content = outbox.read_bytes()
-    entries, _ = entries_of(content)
+    entries = list(read_entries(outbox.parent))
     fake.runs.clear()
     (run_dir / "ddpg-s0" / STATE).unlink()
     outbox.write_bytes(content[: entries[0].end] + b'{"event":"poi')
@@ -408,7 +140,7 @@ def test_an_interrupted_run_is_delivered_and_closed(
     fake.runs.clear()
     for folder in run_dir.glob("*-s0"):
         content = (folder / FILE).read_bytes()
-        entries, _ = entries_of(content)
+        entries = list(read_entries(folder))
         (folder / FILE).write_bytes(content[: entries[1].end])
         (folder / STATE).unlink()
     (run_dir / "summary.json").unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -14,11 +13,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from amc.errors import InputError, SearchFailed
+from amc.files import DISK_FULL
 from amc.printable import printable
 from amc.reporting import RichReporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from amc.errors import InputError
+from amc.printable import shown
 from amc.registry import nearest
 
 TARGETS = Path(__file__).resolve().parent.parent / "targets"
@@ -97,6 +98,6 @@ def target_path(target: str, torch_version: str, threads: int) -> Path:
         return path
     known = ["auto", *shipped]
     raise InputError(
-        f"latency.target {target!r} is neither a known target nor a file"
+        f"latency.target {shown(target)} is neither a known target nor a file"
         f"{nearest(target, known) or ';'} Known: {', '.join(known)}"
     )

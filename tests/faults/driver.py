@@ -13,12 +13,15 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from amc import app, calibration, cli, faults, finish, pricing, timing
 from amc.config import parse_config
 from amc.evaluation import Evaluation, Request
 from amc.evaluators import ScoringEvaluator
 from amc.journal import scan
 from amc.latency import calm, session
+from tests.faults.disk import fill_at
 
 # A batch that begins, each of its evaluations, and one that is made again for its weights.
 BATCH, LIVE, AGAIN = "b", ".", "r"
@@ -62,19 +65,25 @@ def live(trial: Trial, crash_at: str | None) -> None:
         app.search(parse_config(trial.config), trial.run_dir)
 
 
-def command(arguments: list[str], told: Path) -> int:
-    """Give the command line ``arguments``; return its exit code, and what it says in ``told``."""
-    process = server().Process(target=_command, args=(arguments, told))
+def command(arguments: list[str], told: Path, full: tuple[Path, str] | None = None) -> int:
+    """Give the command line ``arguments``; return its exit code, and what it says in ``told``.
+
+    ``full`` is a disk and the file at which it becomes full, as of ``fill_at``.
+    """
+    process = server().Process(target=_command, args=(arguments, told, full))
     process.start()
     process.join()
     assert process.exitcode is not None
     return process.exitcode
 
 
-def _command(arguments: list[str], told: Path) -> None:
+def _command(arguments: list[str], told: Path, full: tuple[Path, str] | None) -> None:
     sys.stderr = sys.stdout = told.open("w")
     sys.argv = ["amc", *arguments]
+    os.environ["COLUMNS"] = "1000"
     _time_at_once()
+    if full is not None:
+        fill_at(*full, pytest.MonkeyPatch())
     cli.main()
 
 

@@ -14,11 +14,11 @@ def continue_elsewhere(journal: Path, facts: Mapping[str, Any]) -> list[str]:
     """Begin ``journal`` anew, as one that continues what it holds; return what differs.
 
     The old one stays beside it as ``journal-N.jsonl``; requests that are on record there are
-    answered from there. Nothing is done where nothing differs. Raises ``InputError`` where more
-    differs than machine, versions and code.
+    answered from there. Nothing is done where nothing differs; what an older journal does not say
+    may differ. Raises ``InputError`` where more differs than machine, versions and code.
     """
     contents = checked(journal, facts, elsewhere=True)
-    different = differences(contents.header, facts)
+    different = differences(contents.header, facts, unknown=True)
     if not different:
         return []
     earlier = list(contents.header.get("continues", ()))

@@ -71,6 +71,13 @@ class Journal:
         return list(self.header.get("continues", ()))
 
     @property
+    def remedy(self) -> str:
+        """What helps where the search does not come out as on record."""
+        if any(fact not in self.header for fact in NEW_FACTS):
+            return _go_on_elsewhere(self.path)
+        return "start a new run in another folder"
+
+    @property
     def context(self) -> str:
         """The digest of what every request's key depends on; that of a continued journal stays."""
         return context_of(self.header)
@@ -139,13 +146,20 @@ def checked(path: Path, facts: Mapping[str, Any], elsewhere: bool = False) -> Co
     return contents
 
 
-def differences(header: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is not as the header says, by fact: one sentence each."""
-    new = NEW_FACTS if header["schema_version"] == 1 else ()
+def differences(
+    header: Mapping[str, Any], facts: Mapping[str, Any], unknown: bool = False
+) -> dict[str, str]:
+    """Return what is not as the header says, by fact: one sentence each.
+
+    With ``unknown`` facts count as others that older headers do not have.
+    """
+    new = [fact for fact in NEW_FACTS if header["schema_version"] == 1 and fact not in header]
+    if unknown and new:
+        return {fact: f"{fact} is not on record" for fact in new} | differences(header, facts)
     found = {}
     for fact in dict.fromkeys([*facts, *header]):
         then, now = header.get(fact), facts.get(fact)
-        if fact in OWN_KEYS or (fact in new and fact not in header) or then == now:
+        if fact in OWN_KEYS or fact in new or then == now:
             continue
         if isinstance(then, dict) and isinstance(now, dict):
             keys = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key)]
@@ -163,11 +177,15 @@ def refusal(path: Path, different: Mapping[str, str]) -> str:
     """Return why a run is not gone on with, and what can be done instead."""
     remedy = "start a new run in another folder"
     if set(different) <= set(ELSEWHERE):
-        remedy = (
-            "the same steps come out only where these are the same; go on in new steps, with every "
-            f"answer on record, by: amc resume {path.parent.parent} --continue-elsewhere"
-        )
+        remedy = f"the same steps come out only where these are the same; {_go_on_elsewhere(path)}"
     return f"{path}: {', and '.join(different.values())}; {remedy}"
+
+
+def _go_on_elsewhere(path: Path) -> str:
+    return (
+        "go on in new steps, with every answer on record, by: amc resume "
+        f"{path.parent.parent} --continue-elsewhere"
+    )
 
 
 def context_facts(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class JournaledEvaluator:
             if request != record.request:
                 raise InputError(
                     f"{self._journal.path}: record {self._position} answers another request than "
-                    "the search makes now; the code or the configuration has changed since, so "
-                    "start a new run in another folder"
+                    "the search makes now; the machine, the code or the configuration has changed "
+                    f"since: {self._journal.remedy}"
                 )
             self._position += 1
             self.clock.replayed += 1

@@ -14,10 +14,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from amc.errors import InputError, SearchFailed
+from amc.interruption import EXIT_CODE as INTERRUPTED
 from amc.printable import printable
 from amc.reporting import RichReporter
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED = 2, 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 AsJson = Annotated[

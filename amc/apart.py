@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import threading
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Concatenate, ParamSpec, TypeVar
 
 import cloudpickle
@@ -93,7 +95,16 @@ class _Told:
         self._there.send(("hint", text))
 
 
+def _end_with(owner: int) -> None:
+    """Wait until the owner, however it ends, is gone, then leave at once."""
+    wait([owner])
+    os._exit(1)
+
+
 def _work(sent: bytes, there: Connection) -> None:
+    owner = multiprocessing.parent_process()
+    assert owner is not None
+    threading.Thread(target=_end_with, args=(owner.sentinel,), daemon=True).start()
     name = "work"
     try:
         work, args, kwargs = cloudpickle.loads(sent)

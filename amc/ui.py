@@ -13,9 +13,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from amc.errors import InputError
+from amc.interruption import ended_with_us
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -66,6 +68,7 @@ def serve(uri: str, port: int | None = None, log: Path | None = None) -> Iterato
         process = subprocess.Popen(
             command, env=environment, stdout=sink, stderr=sink, start_new_session=True
         )
+        stack.enter_context(ended_with_us(partial(os.killpg, process.pid, signal.SIGKILL)))
         stack.callback(end, process)
         server = Server(f"http://{HOST}:{chosen}", process)
         _wait_until_it_answers(server)

@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from amc.ray_home import LOCK, PREFIX, RayHome, sweep, writers
+from tests.processes import soon
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists files")
 OWNER = """
@@ -25,13 +24,6 @@ with (home.path / "out").open("w") as out:
 print(home.path, child.pid, home._reaper.pid, flush=True)
 time.sleep(600)
 """
-
-
-def soon(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.fixture

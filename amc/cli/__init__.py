@@ -5,10 +5,8 @@ Exit codes: 0 done, 2 bad input, 1 anything else, 130 interrupted.
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import typer
 
@@ -30,6 +28,7 @@ from amc.cli.train import train
 from amc.cli.ui import ui
 from amc.cli.validate import validate
 from amc.errors import InputError
+from amc.interruption import Interruption
 from amc.layout import check_layout
 
 COMMANDS = (
@@ -56,16 +55,10 @@ def main() -> None:
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
     # A script's shell starts background commands with SIGINT ignored; whoever sends it means it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _interrupt)
+    Interruption().install()
     try:
         check_layout()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     application()
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

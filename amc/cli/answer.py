@@ -14,10 +14,11 @@ import typer
 
 from amc.errors import InputError, SearchFailed
 from amc.files import DISK_FULL
+from amc.interruption import EXIT_CODE as INTERRUPTED
 from amc.printable import printable
 from amc.reporting import RichReporter
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED = 2, 1
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")

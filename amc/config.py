@@ -34,6 +34,7 @@ from amc.strict_yaml import parse_yaml
 
 DEEPEST = 8  # parts of a dotted key
 MANY = 2**31 - 1  # images or steps
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 OPTIONS = Limits(values=200, depth=4, text=200, remedy="leave it out or write a plain value")
 
 
@@ -49,7 +50,7 @@ class SearchConfig(Section):
     walks: int = Field(4, ge=1, le=1024)
     horizon: int | None = Field(None, ge=1, le=1_000_000)
     agents: dict[AgentName, dict[str, Any]] = Field(max_length=100)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), max_length=1000)
+    seeds: tuple[Seed, ...] = Field((0,), max_length=1000)
     recovery: RecoveryName = "batch_norm"
     short_term: ShortTermConfig = ShortTermConfig()
     latency: LatencyConfig = LatencyConfig()
@@ -113,7 +114,7 @@ class SearchConfig(Section):
     @classmethod
     def _some_agents(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if not value:
-            raise ValueError("agents must name at least one agent; add one such as ddpg: {}")
+            raise ValueError("agents {} must name at least one agent; add one such as ddpg: {}")
         for name, options in value.items():
             check_plain(options, f"agents.{name}", OPTIONS)
         return value
@@ -231,7 +232,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     name = f"--set {shown(override)}"
     path, equals, text = override.partition("=")
     *parents, last = path.split(".")
-    if not equals or not all([*parents, last]) or len(parents) >= DEEPEST:
+    if not equals or not path.isprintable() or not all([*parents, last]) or len(parents) >= DEEPEST:
         raise InputError(f"{name} must read key=value; write it such as budget.macs=0.5")
     place = raw
     for parent in parents:

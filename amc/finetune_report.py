@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from amc.errors import InputError
 from amc.invalid import explain
+from amc.printable import shown
 from amc.strict_json import MB, Limits, read_json
 
 LIMITS = Limits(size=50 * MB, values=2_000_000, depth=12)
@@ -71,8 +72,14 @@ def read_report(path: Path) -> dict[str, Any]:
         raise InputError(f"report {str(path)!r}: {explain(error)}; {remedy}") from None
     named = {row.weights for row in report.accuracies}
     if missing := {"dense", "finetuned"} - named:
-        lacks = " and ".join(sorted(missing))
-        raise InputError(f"report {str(path)!r} has no accuracies of {lacks}; {remedy}")
+        lacks, found = (
+            " and ".join(sorted(missing)),
+            ", ".join(shown(r.weights) for r in report.accuracies[:9]) or "[]",
+        )
+        raise InputError(
+            f"report {str(path)!r}: accuracies have the weights {found}, but none of {lacks}; "
+            f"{remedy}"
+        )
     return dict(value)
 
 

@@ -16,6 +16,7 @@ from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.files import check_writable, write_together
 from amc.masks import load_masked, read_masked, width_and_pattern
+from amc.plan import Plan
 from amc.plan_file import weights_beside
 from amc.plan_record import Dense, Result, plan_record
 from amc.plan_scores import scorer
@@ -56,11 +57,35 @@ def import_masks(
     check_writable(weights_file, "--out's weights")
     network = copy.deepcopy(task.network).eval()
     masked = load_masked(network, read_masked(state))
-    space = make_space(task, _rungs(network, masked))
+    session = _session(config, task, make_space(task, _rungs(network, masked)), reporter)
+    plan = session.plan([site.widths[0] for site in session.space.sites])
+    result = _result(session, task, network, plan, out.parent)
+    weights = state_arrays(network)
+    named = {"file": weights_file.name, "sha256": state_sha256(weights)}
+    record = plan_record(session, result, named, None)
+    write_together({weights_file: save(weights), out: record.text().encode()})
+    cost = result.evaluation.cost
+    return {
+        "out": str(out),
+        "weights": str(weights_file),
+        "masked_layers": len(masked),
+        "sparse_layers": len(plan.choices),
+        "search_accuracy": result.final.searched,
+        "test_accuracy": result.final.test_score,
+        "macs": cost.macs,
+        "params": cost.params,
+        "predicted_latency_s": cost.latency_s,
+        "dense_predicted_latency_s": session.dense_cost.latency_s,
+    }
+
+
+def _session(
+    config: SearchConfig, task: LoadedTask, space: SearchSpace, reporter: Reporter
+) -> Session:
+    """Return what a search of the space would have, with all parameters for its budget."""
     model = cost_model(task, space, config.latency, reporter)
-    widths = [site.widths[0] for site in space.sites]
     dense = cost_of(model, [site.full for site in space.sites])
-    session = Session(
+    return Session(
         config=config,
         task=task.without_test,
         space=space,
@@ -69,38 +94,30 @@ def import_masks(
         budget=Budget(BUDGET, 1.0, dense.params),
         dense_cost=dense,
     )
-    plan = session.plan(widths)
-    cost = cost_of(model, [site.width_of(plan.choices[site.name]) for site in space.sites])
-    weights = state_arrays(network)
-    score_of = scorer(config, task, space.groups)
-    searched = score_of(network, task.search)
-    tested = None if task.test is None else score_of(network, task.test)
-    final = Final(searched, searched, tested, None, None, None)
-    evaluation = Evaluation(AGENT, Request(plan), final.searched, cost, final.searched)
-    found = Found(Search(AGENT, 0, out.parent), [evaluation], evaluation, None, 0.0)
-    whole = Dense(
-        score_of(task.network, task.search),
-        None if task.test is None else score_of(task.network, task.test),
-        dense,
+
+
+def _result(
+    session: Session, task: LoadedTask, network: nn.Module, plan: Plan, folder: Path
+) -> Result:
+    """Return the plan with its costs, and ``network`` and the dense one with their scores."""
+    space = session.space
+    score_of = scorer(session.config, task, space.groups)
+
+    def scores(of: nn.Module) -> tuple[float, float | None]:
+        return score_of(of, task.search), None if task.test is None else score_of(of, task.test)
+
+    searched, tested = scores(network)
+    widths = [site.width_of(plan.choices[site.name]) for site in space.sites]
+    cost = cost_of(session.cost_model, widths)
+    evaluation = Evaluation(AGENT, Request(plan), searched, cost, searched)
+    return Result(
+        Found(Search(AGENT, 0, folder), [evaluation], evaluation, None, 0.0),
+        evaluation,
+        Final(searched, searched, tested, None, None, None),
         None,
+        Dense(*scores(task.network), session.dense_cost, None),
+        0 if task.test is None else len(task.test),
     )
-    images = 0 if task.test is None else len(task.test)
-    named = {"file": weights_file.name, "sha256": state_sha256(weights)}
-    result = Result(found, evaluation, final, None, whole, images)
-    record = plan_record(session, result, named, None)
-    write_together({weights_file: save(weights), out: record.text().encode()})
-    return {
-        "out": str(out),
-        "weights": str(weights_file),
-        "masked_layers": len(masked),
-        "sparse_layers": len(plan.choices),
-        "search_accuracy": final.searched,
-        "test_accuracy": final.test_score,
-        "macs": cost.macs,
-        "params": cost.params,
-        "predicted_latency_s": cost.latency_s,
-        "dense_predicted_latency_s": dense.latency_s,
-    }
 
 
 def _rungs(network: nn.Module, layers: Sequence[str]) -> dict[str, dict[int, str]]:

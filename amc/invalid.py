@@ -23,6 +23,7 @@ REMEDIES = {  # by the beginning of pydantic's name for the rule
     "bool_": "write true or false",
     "string_too": "write another one",
     "string_pattern": "write another one",
+    "string_key": "write another one",
     "string_": "write text, in quotes where it looks like a number",
     "dict_": "write keys and values",
     "model_": "write keys and values",
@@ -48,6 +49,8 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 
 def _line(entry: dict[str, Any], model: type[BaseModel] | None) -> str:
     location = entry["loc"]
+    if location and location[-1] == "[key]":  # how pydantic says it of a key itself
+        entry, location = {**entry, "type": "string_key"}, location[:-2]
     field = printable(dotted(location), FIELD) or "the document"
     if entry["type"] == "extra_forbidden":
         known = known_keys(model, location[:-1]) if model else []
@@ -57,7 +60,7 @@ def _line(entry: dict[str, Any], model: type[BaseModel] | None) -> str:
     if entry["type"] == "missing":
         return f"{field} is missing; add it"
     rule = printable(entry["msg"].removeprefix("Value error, "))
-    value = shown(entry["input"])
+    value = ("has a key " if entry["type"] == "string_key" else "") + shown(entry["input"])
     remedy = "" if ";" in rule else f"; {_remedy(entry['type'])}"
     if entry["type"] == "value_error" and (field in rule or value in rule):
         return f"{rule}{remedy}"  # a validator of ours has said it

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from types import NoneType
 from typing import Any
@@ -15,12 +15,19 @@ from amc.cost import Cost
 from amc.errors import InputError
 from amc.evaluation import Evaluation, Request
 from amc.plan import Plan
-from amc.printable import shown
+from amc.printable import dotted, shown
 from amc.strict_json import MB, Limits, parse_json
 
 SCHEMA_VERSION = 2  # 1 had no checksums
 
 LIMITS = Limits(size=16 * MB, depth=16, remedy="restore it")
+CHOICE: dict[str, type | tuple[type, ...]] = {
+    "keep_ratio": (int, float),
+    "kept": (list, NoneType),
+    "pattern": str,
+    "sparsity": (int, float),
+    "kernel": str,
+}
 SHA256 = re.compile("[0-9a-f]{64}")
 # What a record has beside ``sequence`` and ``plan``, and of which type.
 TYPES: dict[str, type | tuple[type, ...]] = {
@@ -57,8 +64,10 @@ def read_line(text: bytes) -> dict[str, Any]:
         value = parse_json(text, "it", LIMITS)
     except InputError as error:
         raise ValueError(str(error).removesuffix(f"; {LIMITS.remedy}")) from None
-    if not isinstance(value, dict) or not isinstance(value.get("observed", {}), dict):
-        raise ValueError("no JSON object of a journal")
+    if not isinstance(value, dict):
+        raise ValueError(f"it is {shown(value)}, no object")
+    if not isinstance(value.get("observed", {}), dict):
+        raise ValueError(f"observed is {shown(value['observed'])}")
     observed = dict(value.get("observed", {}))
     checksum = observed.pop("checksum", None)
     if checksum is not None and checksum != _checksum({**value, "observed": observed}):
@@ -94,10 +103,13 @@ def record_of(value: Mapping[str, Any], sequence: int) -> Evaluation:
     if value.get("sequence") != sequence:
         raise ValueError(f"its sequence is {shown(value.get('sequence'))}, not {sequence}")
     for key, kind in {**TYPES, **{k: t for k, t in OPTIONAL.items() if k in value}}.items():
-        if key not in value or not _is(value[key], kind):
-            raise ValueError(f"{key} is {shown(value.get(key))}")
-    if value["weights_sha256"] is not None and not SHA256.fullmatch(value["weights_sha256"]):
-        raise ValueError("weights_sha256 is none")  # it is the name of a file
+        if key not in value:
+            raise ValueError(f"{key} is missing")
+        if not _is(value[key], kind):
+            raise ValueError(f"{key} is {shown(value[key])}")
+    weights = value["weights_sha256"]
+    if weights is not None and not SHA256.fullmatch(weights):  # it is the name of a file
+        raise ValueError(f"weights_sha256 {shown(weights)} is no digest")
     observed = {key: seen for key, seen in value["observed"].items() if key != "checksum"}
     return Evaluation(
         key=value["key"],
@@ -128,26 +140,41 @@ def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 
 def _plan(value: Any) -> Plan:
-    if not isinstance(value, dict) or not all(map(_is_choice, value.values())):
-        raise ValueError("plan is none")
+    if not isinstance(value, dict):
+        raise ValueError(f"plan is {shown(value)}")
+    for site, choice in value.items():
+        _check_choice(choice, ("plan", site))
     return Plan.from_json(value)
 
 
-def _is_choice(value: Any) -> bool:
-    kept = value.get("kept") if isinstance(value, dict) else 0
-    return (
-        (kept is None or (isinstance(kept, list) and all(_is(k, int) for k in kept)))
-        and value.keys() == {"keep_ratio", "kept", "pattern", "sparsity", "kernel"}
-        and all(_is(value[key], (int, float)) for key in ("keep_ratio", "sparsity"))
-        and all(isinstance(value[key], str) for key in ("pattern", "kernel"))
-    )
+def _check_choice(value: Any, place: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is the JSON of a ``Choice``."""
+    _check_keys(value, CHOICE, place)
+    for key, kind in CHOICE.items():
+        if not _is(value[key], kind):
+            raise ValueError(f"{dotted((*place, key))} is {shown(value[key])}")
+    for index, kept in enumerate(value["kept"] or ()):
+        if not _is(kept, int):
+            raise ValueError(f"{dotted((*place, 'kept', index))} is {shown(kept)}")
 
 
 def _cost(value: Mapping[str, Any]) -> Cost:
-    names = {field.name for field in fields(Cost)}
-    if value.keys() != names or not all(_is(v, (int, float)) for v in value.values()):
-        raise ValueError(f"cost is not of {', '.join(sorted(names))}")
+    names = [field.name for field in fields(Cost)]
+    _check_keys(value, names, ("cost",))
+    for name in names:
+        if not _is(value[name], (int, float)):
+            raise ValueError(f"cost.{name} is {shown(value[name])}")
     return Cost(**value)
+
+
+def _check_keys(value: Any, names: Iterable[str], place: tuple[str, ...]) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{dotted(place)} is {shown(value)}")
+    for name in names:
+        if name not in value:
+            raise ValueError(f"{dotted((*place, name))} is missing")
+    if more := [key for key in value if key not in names]:
+        raise ValueError(f"{dotted((*place, more[0]))} is not a known key")
 
 
 def _checksum(value: Mapping[str, Any]) -> str:

@@ -121,5 +121,5 @@ def _checked_header(header: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(names, list) or not all(
         isinstance(name, str) and CONTINUED.fullmatch(name) for name in names
     ):
-        raise ValueError("continues names what is no journal beside it")
+        raise ValueError(f"continues {shown(names)} names what is no journal beside it")
     return header

@@ -131,7 +131,7 @@ def entry_of(line: bytes, begin: int) -> Entry:
     try:
         schema.model_validate(value)
     except ValidationError as error:
-        raise InputError(explain(error)) from None
+        raise InputError(f"of event {shown(event)}, {explain(error)}") from None
     digest = hashlib.sha256(line).hexdigest()[:16]
     return Entry(str(event), value["time_ms"], value, begin + len(line), digest)
 

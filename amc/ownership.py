@@ -15,6 +15,7 @@ from amc.errors import InputError
 
 LOCK = ".lock"
 LOOKS, LOOK_S = 10, 0.05
+NEVER_WAITS = os.O_NOFOLLOW | os.O_NONBLOCK  # as a pipe of that name would
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def owned(folder: Path) -> Iterator[None]:
 
     The system lets go of the lock when the process ends, however it does.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | NEVER_WAITS, 0o644)
     try:
         if not _locked(descriptor):
             raise InputError(
@@ -41,7 +42,7 @@ def owned(folder: Path) -> Iterator[None]:
 def is_owned(folder: Path) -> bool:
     """Return whether a process is at work in a run folder."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | NEVER_WAITS)
     except OSError:
         return False
     try:

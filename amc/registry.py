@@ -24,7 +24,8 @@ def lookup(registry: Mapping[str, str], name: str, field: str) -> Any:
     """
     if name not in registry:
         known = ", ".join(registry)
-        hint = nearest(name[:200], list(registry)) or "."
-        raise InputError(f"{field} {shown(name)} is unknown{hint} Known: {known}")
+        hint = nearest(name[:200], list(registry))
+        remedy = f"{hint} Known: {known}" if hint else f"; choose one of {known}"
+        raise InputError(f"{field} {shown(name)} is unknown{remedy}")
     module, _, attribute = registry[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

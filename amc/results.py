@@ -133,8 +133,11 @@ def _write_family(session: Session, found: Found, dense: Dense) -> None:
 
 
 def write_summary(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``summary.json`` of the run."""
-    write_json(run_dir / "summary.json", list(rows))
+    """Write ``summary.json`` of the run, with paths within it, as it may be moved or given away."""
+    inside = [
+        {**row, "plan": row["plan"] and str(Path(row["plan"]).relative_to(run_dir))} for row in rows
+    ]
+    write_json(run_dir / "summary.json", inside)
     faults.point("summary.written")
 
 

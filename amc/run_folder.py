@@ -188,11 +188,12 @@ class RunFolder:
                 f"go on with: amc resume {self.path}"
             )
         rows, known = read_rows(file), {(one.agent, one.seed) for one in self.searches}
-        for row in rows:
+        for number, row in enumerate(rows):
             if (row["agent"], row["seed"]) not in known:
                 raise InputError(
-                    f"{str(file)!r} has a result of {row['agent']} seed {row['seed']}, which is no "
-                    f"search of this run; write it again with: amc resume {self.path}"
+                    f"summary {str(file)!r}: {number}.agent {row['agent']!r} with {number}.seed "
+                    f"{row['seed']} is no search of this run; write it again with: amc resume "
+                    f"{self.path}"
                 )
         return rows
 

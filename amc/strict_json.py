@@ -77,7 +77,7 @@ def parse_json(content: bytes, name: str, limits: Limits = LIMITS, offset: int =
 
     try:
         text = content.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_each_key_once, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_each_key_once, parse_constant=float)
     except UnicodeDecodeError as error:
         refuse("it is not UTF-8", error.start)
     except json.JSONDecodeError as error:
@@ -157,7 +157,3 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"key {shown(twice)} stands twice in one object")
     return value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")

@@ -76,7 +76,7 @@ class _PlainLoader(Composer, Parser, SafeConstructor, Resolver):
         elif self.nodes > LIMITS.values:
             why = f"it holds more than {LIMITS.values} values; shorten it"
         elif self.depth >= LIMITS.depth:
-            why = f"it is nested too deep; {LIMITS.depth} levels are enough"
+            why = f"it is nested too deep; use {LIMITS.depth} levels at most"
         if why is not None:
             raise _Refused(problem=why, problem_mark=event.start_mark)
         self.depth += 1
@@ -115,8 +115,9 @@ def parse_yaml(text: str, name: str) -> Any:
         raise InputError(f"{name} is not readable YAML{where}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{name} is not readable YAML{_said(error)}; correct it") from None
-    except (ValueError, OverflowError) as error:  # a number of thousands of digits
-        why = printable(str(error), 100)
+    except (ValueError, OverflowError) as error:
+        digits = "digits" in str(error)
+        why = "a number has too many digits" if digits else printable(str(error), 100)
         raise InputError(f"{name} is not readable YAML: {why}; correct it") from None
     finally:
         if loader is not None:

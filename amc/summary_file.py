@@ -66,7 +66,7 @@ _ROWS = TypeAdapter(Annotated[list[SummaryRow], Field(min_length=1, max_length=1
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows as they stand in the file; ``InputError`` says what is wrong with them."""
+    """Return the rows of the file, ``plan`` being where it lies now; ``InputError`` else."""
     rows: Any = read_json(path, "summary", LIMITS)
     try:
         checked = _ROWS.validate_python(rows)
@@ -75,4 +75,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             f"summary {str(path)!r} does not hold results: {explain(error)}; write it again with: "
             f"amc resume {path.parent}"
         ) from None
-    return [{**row, "plan": one.plan} for row, one in zip(rows, checked, strict=True)]
+    plans = (path.parent / f"{one.agent}-s{one.seed}" / "plan.json" for one in checked)
+    return [
+        {**row, "plan": None if one.plan is None else str(plan)}
+        for row, one, plan in zip(rows, checked, plans, strict=True)
+    ]

@@ -308,5 +308,5 @@ def test_validation_knows_every_name(tmp_path: Path, line: str, message: str) ->
 
 
 def test_an_unknown_name_without_a_near_one_is_a_sentence() -> None:
-    with pytest.raises(InputError, match="criterion 'foo' is unknown. Known: magnitude_l1, "):
+    with pytest.raises(InputError, match="'foo' is unknown; choose one of magnitude_l1, "):
         lookup(CRITERIA, "foo", "criterion")

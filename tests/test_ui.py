@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -52,6 +53,8 @@ def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
     assert status(f"{url}/health") == 200
     port, experiments = url.rpartition(":")[2], f"{url}/api/2.0/mlflow/experiments"
     assert status(f"{experiments}/search?max_results=1", Host=f"localhost:{port}") == 200
+    with socket.socket() as other:
+        assert other.connect_ex(("127.0.0.2", int(port))) == errno.ECONNREFUSED, "all addresses"
     for host in ("evil.com", "localhost", "10.evil.com", f"127.0.0.1.evil.com:{port}"):
         assert status(f"{experiments}/search?max_results=1", Host=host) == 403, host
     for origin in ("http://evil.com", "null", "http://localhost.evil.com"):

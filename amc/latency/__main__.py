@@ -21,7 +21,7 @@ def predictions(table: LatencyTable, path: Path) -> tuple[list[dict[str, Any]], 
     The file holds a list of operations, or an object whose ``operations`` are one.
     """
     try:
-        value = read_json(path, "operations", MOST_BYTES)
+        value = read_json(path, "operations", MOST_BYTES, "write it again")
     except (OSError, ValueError) as error:
         raise refused(f"operations {str(path)!r} are not readable JSON: {error}") from None
     listed = value.get("operations") if isinstance(value, dict) else value

@@ -17,10 +17,10 @@ def refused(text: str) -> ValueError:
     return InputError(text)
 
 
-def read_json(path: Path, what: str, size: int) -> Any:
+def read_json(path: Path, what: str, size: int, remedy: str) -> Any:
     """Return the value of a JSON file of at most ``size`` bytes, by amc's strict reader if there.
 
-    Raises an ``OSError``, or what ``refused`` returns.
+    ``remedy`` is what a refusal says to do. Raises an ``OSError``, or what ``refused`` returns.
     """
     try:
         from amc.strict_json import Limits, read_json
@@ -28,10 +28,28 @@ def read_json(path: Path, what: str, size: int) -> Any:
         import json
 
         return json.loads(path.read_text(encoding="utf-8"))
-    return read_json(path, what, Limits(size=size, values=size // 2))
+    return read_json(path, what, Limits(size=size, values=size // 2, remedy=remedy))
 
 
 def meant(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or ``""``."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` as Python writes it, cut where it is long."""
+    try:
+        from amc.printable import shown
+    except ImportError:
+        return repr(value)[:60]
+    return shown(value)
+
+
+def dotted(place: Iterable[str | int]) -> str:
+    """Return the name of a field from its parts."""
+    try:
+        from amc.printable import dotted
+    except ImportError:
+        return ".".join(map(str, place))
+    return dotted(place)

@@ -18,7 +18,8 @@ from amc.latency.errors import meant, read_json, refused
 from amc.latency.grid import Floats, Ints
 from amc.latency.operation import Operation, find
 from amc.latency.ops import OpCall
-from amc.latency.times import LONGEST_S, KernelTimes
+from amc.latency.part import Part
+from amc.latency.times import LONGEST_S, WIDEST, KernelTimes
 
 SCHEMA_VERSION = 2
 MOST_BYTES = 64_000_000  # of a table's file; one of 100 kernels has 300,000
@@ -34,10 +35,13 @@ class NetworkTime:
     repeats: int
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> NetworkTime:
+    def from_json(value: Part) -> NetworkTime:
         """Return what a table holds of a network; ``ValueError`` for impossible numbers."""
-        latency_s = _seconds("latency_s", value["latency_s"])
-        return NetworkTime(latency_s, _finite("spread", value["spread"]), int(value["repeats"]))
+        return NetworkTime(
+            value["latency_s"].number(LONGEST_S, above=0),
+            value["spread"].number(LONGEST_S),
+            value["repeats"].whole(0, WIDEST),
+        )
 
 
 @dataclass(frozen=True)
@@ -162,28 +166,27 @@ class LatencyTable:
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> LatencyTable:
-        """Return what ``as_json`` wrote; or raise what reading it raised."""
-        if value["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {value['schema_version']!r} is not {SCHEMA_VERSION}")
+    def from_json(value: Any) -> LatencyTable:
+        """Return what ``as_json`` wrote; ``ValueError`` names the first field that is not so."""
+        table = Part(value)
+        table["schema_version"].whole(SCHEMA_VERSION, SCHEMA_VERSION)
         content = {name: part for name, part in value.items() if name != "digest"}
         if "digest" in value and value["digest"] != _digest(content):
-            raise ValueError("its digest is not that of its content")
+            raise table["digest"].refused("its digest is not that of its content")
+        overheads = table["call_overhead_s"].parts()
         return LatencyTable(
-            device=dict(value["device"]),
-            threads=_threads(value["threads"]),
-            torch_version=str(value["torch"]),
-            backends=dict(value["backends"]),
-            kernel_digest=str(value["kernel_digest"]),
-            reference_s=_seconds("reference_s", value["reference_s"]),
-            call_overhead_s={
-                k: _finite(f"call_overhead_s.{k}", v) for k, v in value["call_overhead_s"].items()
-            },
-            kernels={k: KernelTimes.from_json(v) for k, v in value["kernels"].items()},
-            networks={k: NetworkTime.from_json(v) for k, v in value["networks"].items()},
-            clocks=dict(value["clocks"]),
-            versions=dict(value["versions"]),
-            protocol=dict(value["protocol"]),
+            device=table["device"].plain(),
+            threads=table["threads"].whole(1, 1024),
+            torch_version=table["torch"].text(),
+            backends={kernel: name.text() for kernel, name in table["backends"].parts().items()},
+            kernel_digest=table["kernel_digest"].text(),
+            reference_s=table["reference_s"].number(LONGEST_S, above=0),
+            call_overhead_s={kind: part.number(LONGEST_S) for kind, part in overheads.items()},
+            kernels={k: KernelTimes.from_json(v) for k, v in table["kernels"].parts().items()},
+            networks={k: NetworkTime.from_json(v) for k, v in table["networks"].parts().items()},
+            clocks=table["clocks"].plain(),
+            versions=table["versions"].plain(),
+            protocol=table["protocol"].plain(),
         )
 
     def save(self, path: Path) -> None:
@@ -209,31 +212,14 @@ class LatencyTable:
             raise refused(
                 f"latency table {path} does not exist; write one with `amc measure --out {path}`"
             )
+        remedy = f"delete it and write it again with `amc measure --out {path}`"
         try:
-            return LatencyTable.from_json(read_json(Path(path), "latency table", MOST_BYTES))
-        except (OSError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError) as e:
-            raise refused(
-                f"latency table {path} is corrupt ({type(e).__name__}: {e}); delete it and "
-                f"write it again with `amc measure --out {path}`"
-            ) from None
-
-
-def _finite(name: str, value: Any) -> float:
-    if isinstance(value, str) or not abs(float(value)) < LONGEST_S:
-        raise ValueError(f"{name} must be a number below {LONGEST_S:g}")
-    return float(value)
-
-
-def _seconds(name: str, value: Any) -> float:
-    if _finite(name, value) <= 0:
-        raise ValueError(f"{name} must be above 0")
-    return float(value)
-
-
-def _threads(value: Any) -> int:
-    if not isinstance(value, int) or not 1 <= value <= 1024:
-        raise ValueError("threads must be a whole number from 1 to 1024")
-    return value
+            value = read_json(Path(path), "latency table", MOST_BYTES, remedy)
+            return LatencyTable.from_json(value)
+        except (OSError, ValueError) as error:
+            if remedy in str(error):
+                raise
+            raise refused(f"latency table {path} is corrupt ({error}); {remedy}") from None
 
 
 def _digest(value: Any) -> str:

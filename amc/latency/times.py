@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from amc.latency.errors import refused
+from amc.latency.errors import refused, shown
 from amc.latency.grid import Floats, Ints, interpolate, monotone
+from amc.latency.part import Part
 
 WIDEST = 2**31
 LONGEST_S = 1e6
@@ -103,37 +104,30 @@ class KernelTimes:
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> KernelTimes:
+    def from_json(value: Part) -> KernelTimes:
         """Return what ``as_json`` wrote; ``ValueError`` where shapes or numbers are impossible."""
-        grid = tuple(tuple(int(width) for width in marks) for marks in value["grid"])
-        shape = tuple(len(marks) for marks in grid)
-        seconds = np.asarray(value["seconds"], dtype=np.float64)
-        spread = np.asarray(value["spread"], dtype=np.float64)
-        if seconds.shape != shape or spread.shape != shape or len(value["axes"]) != len(grid):
-            raise ValueError(f"seconds has shape {list(seconds.shape)}, its grid {list(shape)}")
-        if any(list(marks) != sorted(set(marks)) or not marks for marks in grid):
-            raise ValueError("grid must ascend")
-        if not ((seconds > 0) & (seconds < LONGEST_S)).all():
-            raise ValueError(f"seconds must be above 0 and below {LONGEST_S:g}")
-        if not ((spread >= 0) & (spread < LONGEST_S)).all():
-            raise ValueError(f"spread must be from 0 to {LONGEST_S:g}")
-        if not all(marks[0] > 0 and marks[-1] < WIDEST for marks in grid):
-            raise ValueError(f"grid must have widths from 1 to {WIDEST}")
-        noisy = tuple(int(i) for i in value["noisy"])
-        if not all(0 <= i < seconds.size for i in noisy):
-            raise ValueError("noisy must name points of the grid")
-        fit_error = None if value["fit_error"] is None else float(value["fit_error"])
-        if fit_error is not None and not abs(fit_error) < LONGEST_S:
-            raise ValueError("fit_error must be a finite number")
+        axes, fit_error = tuple(axis.text() for axis in value["axes"].items()), value["fit_error"]
+        grid = tuple(_marks(marks) for marks in value["grid"].items())
+        if len(axes) != len(grid):
+            rule = f"must hold as many as axes, which is {shown(list(axes))}"
+            raise value["grid"].refused(rule)
+        seconds = value["seconds"].numbers(value["grid"], LONGEST_S, above=0)
         return KernelTimes(
-            axes=tuple(str(axis) for axis in value["axes"]),
+            axes=axes,
             grid=grid,
             seconds=seconds,
-            spread=spread,
-            repeats=int(value["repeats"]),
-            noisy=noisy,
-            what=dict(value["what"]),
-            is_monotone=bool(value["is_monotone"]),
-            caches=dict(value["caches"]),
-            fit_error=fit_error,
+            spread=value["spread"].numbers(value["grid"], LONGEST_S, above=-1e-12),
+            repeats=value["repeats"].whole(0, WIDEST),
+            noisy=tuple(i.whole(0, seconds.size - 1) for i in value["noisy"].items()),
+            what=value["what"].plain(),
+            is_monotone=value["is_monotone"].truth(),
+            caches=value["caches"].plain(),
+            fit_error=None if fit_error.value is None else fit_error.number(LONGEST_S),
         )
+
+
+def _marks(part: Part) -> tuple[int, ...]:
+    marks = tuple(item.whole(1, WIDEST - 1) for item in part.items())
+    if not marks or list(marks) != sorted(set(marks)):
+        raise part.refused("must list ascending widths, each once")
+    return marks

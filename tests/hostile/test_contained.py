@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 from amc.cli import application
 from amc.config import parse_config
 from amc.contained import check_contained
+from amc.drain import LOCK as SYNC_LOCK
+from amc.drain import only_one
 from amc.errors import InputError
+from amc.ownership import LOCK, is_owned, owned
 from amc.plan_file import read_plan
 from amc.run_folder import RunFolder
 from tests.conftest import SMALL
@@ -176,3 +179,13 @@ def test_a_pipe_is_no_file(run: Path) -> None:
     os.mkfifo(run / "summary.json")  # opening it would wait for ever
     result = CliRunner().invoke(application, ["compare", "run"])
     assert result.exit_code == 2
+
+
+def test_a_pipe_is_no_lock_that_waits(run: Path) -> None:
+    (run / LOCK).unlink(missing_ok=True)
+    os.mkfifo(run / LOCK)
+    os.mkfifo(run / SYNC_LOCK)
+    assert not is_owned(run)
+    with owned(run), only_one(run) as mine:
+        assert mine
+        assert is_owned(run)

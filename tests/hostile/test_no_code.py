@@ -20,8 +20,8 @@ from amc.cli import application
 from amc.errors import InputError
 from amc.journal_lines import as_line
 from amc.run_folder import RunFolder
+from tests.fuzzed import REPORT, as_json
 from tests.hostile.corpus import Canary, corpus
-from tests.test_fuzz import REPORT, as_json
 
 # Of places whose commands load a network first, which takes longer, a few files are enough.
 FEW = ("torch.zip", "torch.legacy", "pickle", "yaml.apply", "safetensors.overlap", "depth")

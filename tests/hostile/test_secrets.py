@@ -42,6 +42,11 @@ def test_secrets_of_the_environment_are_in_no_file(
     assert len(files) > 8
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert SECRET not in "".join(capfd.readouterr())
+    place = str(tmp_path).encode()
+    assert [path for path in files if place in path.read_bytes() and path.suffix != ".html"] == []
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    (row,) = app.compare([moved])["rows"]
+    assert Path(row["plan"]) == moved / "uniform-s0/plan.json"
 
 
 PASSWORD = "hunter2/x"

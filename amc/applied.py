@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def apply(
             ready = with_masks(network, patterns)
         state = {name: t.detach().contiguous() for name, t in ready.state_dict().items()}
         digest = {CONTENT: state_digest(state)} if is_packed else {}
-        content = save(state, {**_about(plan, is_packed), **digest})
+        content = _in_order(save(state, {**_about(plan, is_packed), **digest}))
     write_bytes(out, content)
     return {
         "out": str(out),
@@ -128,6 +129,16 @@ def _about(plan: PlanFile, is_packed: bool) -> dict[str, str]:
         return about
     weights = {} if plan.weights is None else {"plan_weights": plan.weights.sha256}
     return {**about, "plan_digest": plan.plan.digest, **weights, "packed": "yes"}
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata sorted, which come in any order otherwise."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _metadata(file: Path) -> dict[str, str]:

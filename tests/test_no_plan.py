@@ -11,6 +11,7 @@ import pytest
 from amc import app, finish, planned
 from amc.config import SearchConfig, parse_config
 from amc.errors import InputError
+from amc.run_folder import RunFolder
 from tests.conftest import SMALL
 
 # Two iterations of a tenth of the dense network's MACs each end far above half of them.
@@ -46,7 +47,8 @@ def test_the_others_are_finished_and_the_summary_names_the_search(
 ) -> None:
     path, result = run
     lost, kept = result["rows"]
-    assert json.loads((path / "summary.json").read_text()) == result["rows"]
+    assert RunFolder.open(path).read_summary() == result["rows"]
+    assert json.loads((path / "summary.json").read_text())[1]["plan"] == "uniform-s0/plan.json"
     assert lost.keys() == kept.keys()
     assert lost["failure"] == (
         "netadapt seed 0: none of 13 evaluations met the budget macs 0.5; go on with: amc resume "

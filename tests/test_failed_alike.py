@@ -81,6 +81,7 @@ def test_a_run_that_failed_from_the_start_can_be_looked_at(fault: Path, tmp_path
 
 
 @pytest.mark.usefixtures("unmeasured")
+@pytest.mark.slow
 def test_the_other_searches_of_the_run_are_finished(
     fault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

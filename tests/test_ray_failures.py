@@ -151,6 +151,7 @@ def test_workers_that_die_while_they_are_built_end_the_search(
         pool.run(random_works(session, 1))
 
 
+@pytest.mark.slow
 def test_in_process_a_worker_is_built_twice_then_the_search_ends(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_winner_without_memory_is_tried_once_more(
 
 
 @pytest.mark.usefixtures("unmeasured")
+@pytest.mark.slow
 def test_weights_are_shipped_once_a_parent_and_freed_with_the_batch(
     ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

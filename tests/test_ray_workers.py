@@ -101,6 +101,7 @@ def test_children_start_from_their_parents_weights(session: Session, pool: RayWo
     assert not same(there[0], there[1])
 
 
+@pytest.mark.slow
 def test_work_whose_worker_dies_is_done_by_another(
     session: Session, pool: RayWorkers, failing: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def test_killed_runs_are_gone_on_with(release: Path) -> None:
 
 
 @pytest.mark.usefixtures("unmeasured")
+@pytest.mark.slow
 def test_killed_runs_are_gone_on_with_where_numbers_come_out_otherwise(release: Path) -> None:
     """As on another processor, which the journals of some releases do not name."""
     run = release / "killed"

@@ -40,6 +40,7 @@ AWAY: dict[str, Any] = {"agents": {"random_search": {}, "uniform": {}}, "trackin
 
 
 @pytest.mark.usefixtures("unmeasured", "digits_run")
+@pytest.mark.slow
 def test_a_run_whose_server_was_away_is_whole_after_sync_and_tells_no_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,8 @@ EMULATED ?= 40
 # How often `make faults` kills each agent's driver at a random moment.
 MOMENTS ?= 20
 FAULTS ?= tests/faults tests/test_drain.py tests/test_drain_process.py tests/test_sync.py tests/test_tracking.py
+# CI leaves out those that are long as well.
+SLOW ?= slow
 SANITIZED := tests/kernels
 # In this order, before Python: the checking of addresses, what it needs to see exceptions.
 SANITIZERS = $(shell for name in libasan.so libubsan.so libstdc++.so; do $(or $(CXX),g++) -print-file-name=$$name; done)
@@ -57,7 +59,7 @@ test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m slow --ignore=tests/faults
+	$(BIN)/python -m pytest -n 2 -m "$(SLOW)" --ignore=tests/faults
 
 # Real processes and real faults: killed drivers and workers, full disks, servers that are away.
 faults: $(STAMP)

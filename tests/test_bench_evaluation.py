@@ -163,6 +163,7 @@ def test_on_all_rows_the_published_path_is_least_squares() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_scores_of_the_shipped_mobilenet_agree_with_the_published_path() -> None:
     """Both solve least squares on the dense network's inputs, so they differ by the rows alone.
 

@@ -105,6 +105,7 @@ def test_a_bench_of_nothing_is_refused(options: dict[str, int], message: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_first_of_a_pool_of_ray_workers_work_alone() -> None:
     session, _ = app.prepare(parse_config(TINY), SilentReporter())
     works = [Work(plan, None, None, 0) for plan in random_plans(session, 4, 0)]
@@ -124,6 +125,7 @@ def test_the_first_of_a_pool_of_ray_workers_work_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ray_workers_are_timed() -> None:
     (row,) = app_bench.bench_workers([parse_config(TINY)], 2, 8, plans=4, rounds=1)
     assert set(row["evaluation_s"]) == {"1", "2"}

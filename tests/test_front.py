@@ -124,6 +124,7 @@ def timed(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_spaces_are_compared_by_their_fine_tuned_plans(
     runs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

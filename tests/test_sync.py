@@ -165,6 +165,7 @@ def test_beside_another_that_delivers_it_says_so(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unmeasured", "digits_run")
+@pytest.mark.long
 def test_a_real_server_that_stops_and_starts_again_has_everything_once(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

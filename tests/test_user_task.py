@@ -78,6 +78,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_inputs_concatenation_and_two_workers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,11 @@ from amc.journal import scan
 from amc.latency import calm, session
 from tests.faults.disk import fill_at
 
+# What a search imports on use, which takes seconds in every life.
+LOADED = [
+    *("agents.ddpg", "agents.netadapt", "agents.evolution", "amc.zoo.digits", "amc.zoo.fashion"),
+    *("amc.plots", "torch._dynamo"),
+]
 # A batch that begins, each of its evaluations, and one that is made again for its weights.
 BATCH, LIVE, AGAIN = "b", ".", "r"
 
@@ -46,7 +51,7 @@ class Trial:
 def server() -> ForkServerContext:
     """Return processes that start with this module's imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "agents.ddpg", "agents.netadapt", "agents.evolution"])
+    context.set_forkserver_preload([__name__, *LOADED])
     return context
 
 

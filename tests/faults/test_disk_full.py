@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 # Files in the order in which a search writes them; of weights only the digest is their name.
 EVERY = ("tradeoff.png", "keep_ratios.png", "progress.png", "summary.json")
 PLACES = {
-    "ddpg": ("config.yaml", "journal.jsonl", "finetuned.safetensors", "plan.json", *EVERY),
+    "ddpg": ("journal.jsonl", "finetuned.safetensors", "plan.json", *EVERY),
     "netadapt": (
-        *("config.yaml", "journal.jsonl", "SHA256.safetensors", "weights.safetensors"),
+        *("journal.jsonl", "SHA256.safetensors", "weights.safetensors"),
         *("finetuned.safetensors", "plan.json", "family/00.json", "family/family.json", *EVERY),
     ),
 }

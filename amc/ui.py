@@ -23,6 +23,7 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
 START_LIMIT_S = 90.0
 END_LIMIT_S = 5.0
+GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(0, signal.SIGKILL)"
 # Variables that would open the server, whatever its options: no checks, any origin, any address.
 OPENING = (
     *("MLFLOW_SERVER_", "_MLFLOW_", "MLFLOW_HOST", "MLFLOW_STATIC_PREFIX", "MLFLOW_ALLOW_PICKLE"),
@@ -66,13 +67,28 @@ def serve(uri: str, port: int | None = None, log: Path | None = None) -> Iterato
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
         process = subprocess.Popen(
-            command, env=environment, stdout=sink, stderr=sink, start_new_session=True
+            command, env=environment, stdout=sink, stderr=sink, process_group=0
         )
         stack.enter_context(ended_with_us(partial(os.killpg, process.pid, signal.SIGKILL)))
         stack.callback(end, process)
+        stack.enter_context(_guarded(process.pid))
         server = Server(f"http://{HOST}:{chosen}", process)
         _wait_until_it_answers(server)
         yield server
+
+
+@contextlib.contextmanager
+def _guarded(group: int) -> Iterator[None]:
+    """Keep a process in the server's ``group`` that kills it should this one be killed.
+
+    It waits for the end of a pipe that nobody else can write to.
+    """
+    command = [sys.executable, "-I", "-S", "-c", GUARD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=group) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
 
 
 def end(process: subprocess.Popen[bytes], limit_s: float = END_LIMIT_S) -> None:

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,12 +32,13 @@ OPEN = {  # what would open the server to everybody, were it passed on
 }
 
 
-def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").touch()
+def start(folder: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    """Start ``amc ui`` in ``folder``; return its process and what it says once it answers."""
+    (folder / "mlflow.db").touch()
     program = "from amc.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "ui", "--db", "mlflow.db", "--json"],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **OPEN},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,7 +50,11 @@ def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
         line = process.stdout.readline()
         assert line, process.communicate()[1]
         lines.append(line)
-    facts = json.loads("".join(lines))
+    return process, json.loads("".join(lines))
+
+
+def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
+    process, facts = start(tmp_path)
     url, group = facts["url"], facts["pid"]
     assert status(f"{url}/health") == 200
     port, experiments = url.rpartition(":")[2], f"{url}/api/2.0/mlflow/experiments"
@@ -65,10 +71,24 @@ def test_ui_answers_on_loopback_and_leaves_no_process(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     process.communicate()
+    assert ended(group)
+
+
+@pytest.mark.slow
+def test_a_server_does_not_outlive_a_killed_ui(tmp_path: Path) -> None:
+    process, facts = start(tmp_path)
+    assert status(f"{facts['url']}/health") == 200
+    process.kill()
+    process.communicate()
+    assert ended(facts["pid"])
+
+
+def ended(group: int) -> bool:
+    """Return whether no process of the group is left, soon."""
     deadline = time.monotonic() + 30
     while group_lives(group) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not group_lives(group)
+    return not group_lives(group)
 
 
 def status(url: str, data: bytes | None = None, **headers: str) -> int:

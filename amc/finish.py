@@ -9,6 +9,7 @@ from typing import Any
 
 from amc.compress import realised
 from amc.data import Data
+from amc.errors import SearchFailed
 from amc.latency.table import network_key
 from amc.plan import Plan
 from amc.plan_record import Dense, Result
@@ -102,7 +103,7 @@ def finals(
 ) -> list[Final]:
     """Return each winner on the test split, before and after the same short fine-tuning.
 
-    Every one of ``found`` must have a winner. Raises ``RuntimeError`` where a winner's score does
+    Every one of ``found`` must have a winner. Raises ``SearchFailed`` where a winner's score does
     not come out as the search recorded it.
     """
     steps = session.config.finetune_steps
@@ -111,10 +112,11 @@ def finals(
     results = workers.finalise(work)
     for one, recorded, final in zip(found, best, results, strict=True):
         if final.searched != recorded.score and not one.elsewhere:
-            raise RuntimeError(
-                f"{one.search.name}: the winner scores {final.searched!r} when built "
-                f"again, but the search recorded {recorded.score!r}; the evaluation is not "
-                "reproducible here"
+            raise SearchFailed(
+                f"{one.search.name}: the winner scores {final.searched!r} when built again, but "
+                f"the search recorded {recorded.score!r}: the task {session.config.task!r} does "
+                "not score equal networks alike; make its score deterministic, with generators of "
+                "its own, and search in another folder"
             )
     return results
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # MLflow reads these when it is imported. Whoever delivers tries again by itself, and asks first
 # what has arrived; the client's own retries would only hold it up, for minutes.
@@ -22,8 +23,10 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException, RestException
 
 from amc.delivery import METRICS_PER_CALL
+from amc.errors import InputError
 from amc.outbox_lines import Entry
-from amc.store_uri import SQLITE
+from amc.printable import shown
+from amc.store_uri import SQLITE, parts
 from amc.tracking import flatten
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -32,6 +35,7 @@ FINAL_STEP = 0  # MLflow draws bars of metrics that have no other step, lines of
 PARAMS_PER_CALL = 100  # MLflow's limit
 PARAM_LENGTH = 6000
 LOCK_TIMEOUT_S = 120
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class MlflowRecord:
@@ -50,6 +54,7 @@ class MlflowRecord:
         self._client, self._experiment_id = _open(uri, values["experiment"], artifacts)
         run = self._find() or self._adopt(values.get("formerly")) or self._create(start)
         self._run_id: str = run.info.run_id
+        self._refused = foreign_folder(uri, run.info.artifact_uri)
         self._read_back(run)
         known = run.data.params
         flat = flatten(values["params"])
@@ -79,7 +84,12 @@ class MlflowRecord:
         self._final |= named
 
     def artifact(self, path: Path) -> None:
-        """Copy a file to the run's artifacts, over an earlier copy."""
+        """Copy a file to the run's artifacts, over an earlier copy.
+
+        Raises ``InputError`` where a server elsewhere names a folder of this machine for them.
+        """
+        if self._refused:
+            raise InputError(self._refused)
         self._client.log_artifact(self._run_id, str(path))
 
     def status(self, entry: Entry) -> None:
@@ -132,6 +142,21 @@ def is_refusal(error: Exception) -> bool:
     """Return whether a store that works refused the one thing asked of it."""
     known = isinstance(error, RestException) or type(error) is MlflowException
     return known and 400 <= error.get_http_status_code() < 500  # type: ignore[attr-defined]
+
+
+def foreign_folder(uri: str, artifacts: str) -> str:
+    """Return why files are not copied to ``artifacts``, which the store ``uri`` names, else "".
+
+    MLflow's client would write to any path of this machine that a server asks for.
+    """
+    server, folder = urlsplit(uri), urlsplit(artifacts)
+    elsewhere = server.scheme in {"http", "https"} and server.hostname not in LOOPBACK
+    if not elsewhere or folder.scheme not in {"", "file"}:
+        return ""
+    return (
+        f"the server {parts(uri).public} asks for artifacts to be written to {shown(artifacts)}, a "
+        "folder of this machine; start it with --serve-artifacts, or sync to another one"
+    )
 
 
 def _emptiness(run: Run) -> tuple[int, int, str]:

@@ -230,3 +230,25 @@ def test_a_database_whose_creation_was_interrupted_is_made_again(
             deliver(run_dir)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db.lock", "run"]
     assert deliver(run_dir) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "artifacts", "refused"),
+    [
+        ("https://me:hunter2@elsewhere/x", "file:///home/me/.config", True),
+        ("http://elsewhere:5000", "/home/me/.config", True),
+        ("http://elsewhere:5000", "mlflow-artifacts:/1/2/artifacts", False),
+        ("http://elsewhere:5000", "s3://bucket/1", False),
+        ("http://127.0.0.1:5000", "file:///home/me/mlartifacts", False),
+        ("sqlite:////home/me/mlflow.db", "file:///home/me/mlartifacts", False),
+    ],
+)
+def test_no_server_elsewhere_chooses_a_folder_of_this_machine(
+    uri: str, artifacts: str, refused: bool
+) -> None:
+    from amc.mlflow_tracking import foreign_folder
+
+    told = foreign_folder(uri, artifacts)
+    assert bool(told) is refused
+    assert ("start it with --serve-artifacts" in told) is refused
+    assert "hunter2" not in told

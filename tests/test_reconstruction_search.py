@@ -139,7 +139,7 @@ def test_a_winner_that_scores_otherwise_is_an_error(sessions: dict[str, Session]
     (final,) = finals(session, [Found(search, [best], best, None, 0.0)], None, workers)
     assert final.state is not None
     other = replace(best, score=best.score + 0.01)
-    with pytest.raises(RuntimeError, match="not reproducible"):
+    with pytest.raises(RuntimeError, match="does not score equal networks alike"):
         finals(session, [Found(search, [other], other, None, 0.0)], None, workers)
 
 

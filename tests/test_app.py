@@ -149,7 +149,9 @@ def test_published_schema_is_current() -> None:
 
 
 @pytest.mark.usefixtures("unmeasured")
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(
+    "agent", [pytest.param(a, marks=[] if a == "ddpg" else pytest.mark.slow) for a in AGENTS]
+)
 def test_same_seed_same_plan_and_growing_keeps_the_past(
     digits_run: Path, tmp_path: Path, agent: str
 ) -> None:
@@ -220,6 +222,7 @@ def test_apply_writes_a_smaller_network(digits_run: Path, tmp_path: Path) -> Non
     assert any(not torch.equal(original[k], own[k]) for k in own)
 
 
+@pytest.mark.slow
 def test_onnx_gives_what_torch_gives(digits_run: Path, tmp_path: Path) -> None:
     path, out = plan_of(digits_run, "uniform"), tmp_path / "n.onnx"
     app.apply(path, out)
@@ -339,6 +342,7 @@ def test_evaluation_leaves_the_agents_generators_alone(digits_run: Path, tmp_pat
     assert keys[0] == keys[1]
 
 
+@pytest.mark.slow
 def test_the_registered_environment_is_the_same_search() -> None:
     import gymnasium
     from gymnasium.utils.env_checker import check_env

@@ -30,6 +30,7 @@ def in_a_process(folder: Path, table: Path, seed: int, hashes: str) -> dict[str,
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_leave_the_same_journal_and_the_same_weights(
     digits_run: Path, tmp_path: Path

@@ -108,6 +108,7 @@ def test_a_plan_cannot_bring_a_block_back(task: LoadedTask) -> None:
         space.plan([2, 1, 1, 1, 1, 1, 1])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_kind_of_agent_removes_blocks(
     task: LoadedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -227,6 +227,7 @@ def test_a_full_disk_keeps_the_trajectories_apart_too(
     assert len(outboxes_of(search.folder)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unmeasured")
 def test_a_run_that_goes_on_elsewhere_is_synced_with_what_was_before(
     tmp_path: Path, fake: FakeMlflow, monkeypatch: pytest.MonkeyPatch

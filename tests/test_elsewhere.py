@@ -156,6 +156,7 @@ def test_a_replayed_run_says_how_fast_it_was(digits_run: Path, tmp_path: Path) -
     assert any("ddpg seed 0: answered 8 evaluations from the journal" in text for text in said)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unmeasured", "another_machine")
 def test_weights_that_another_machine_had_made_may_be_made_again(
     interrupted: Path, monkeypatch: pytest.MonkeyPatch

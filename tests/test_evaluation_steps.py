@@ -40,6 +40,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_every_plan_is_fine_tuned_and_the_result_has_the_weights_of_its_score(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -61,6 +62,7 @@ def test_every_plan_is_fine_tuned_and_the_result_has_the_weights_of_its_score(
     assert others[0].score != history[0].score
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_goes_on_where_it_was_left(config: dict[str, Any], tmp_path: Path) -> None:
     app.search(parse_config(config), tmp_path / "run")

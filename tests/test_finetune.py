@@ -383,6 +383,7 @@ def task():
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_users_network_that_draws_numbers_without_labels_or_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

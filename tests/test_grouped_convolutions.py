@@ -193,6 +193,7 @@ def test_what_cannot_be_narrowed_alike_is_left_alone_and_told(kind: str, reason:
     assert space.excluded["first"] == reason
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_from_inspection_to_the_exported_network(tmp_path: Path) -> None:
     config = parse_config(

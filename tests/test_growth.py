@@ -60,6 +60,7 @@ def test_a_search_of_60_grows_to_120_and_keeps_its_first_records(tmp_path: Path)
     assert schedules[0] != schedules[1], "or a horizon that is not frozen would not be noticed"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_agents_with_evaluations_of_their_own_grow_at_their_own_horizon(tmp_path: Path) -> None:
     run, listener = tmp_path / "run", Listener()

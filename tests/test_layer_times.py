@@ -80,6 +80,7 @@ def test_what_is_not_known_is_said_to_be_so() -> None:
     assert by_layer["block.0"]["predicted_latency_s"] is None, "the table lacks this layer"
 
 
+@pytest.mark.slow
 def test_evaluate_shows_layers_size_and_a_warning_where_prediction_is_off(
     digits_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,6 +188,7 @@ def test_a_network_that_is_not_finite_is_rewarded_as_one_that_is_always_wrong(
     assert evaluation.reward == -0.25
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finish, "_measure", lambda *_: {})
     agents = {"ddpg": {"protocol": "published", "warmup_episodes": 2}}

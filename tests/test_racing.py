@@ -169,10 +169,8 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "BATCH", 50)
 
 
-@pytest.mark.parametrize(
-    "score",
-    ["task", *(pytest.param(s, marks=pytest.mark.slow) for s in ("cross_entropy", "agreement"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("score", ["task", "cross_entropy", "agreement"])
 def test_a_search_that_races_ends_at_the_same_plan(tmp_path: Path, score: str) -> None:
     rows, histories = {}, {}
     for racing in (True, False):
@@ -212,7 +210,8 @@ def test_netadapts_proposals_do_not_race(tmp_path: Path) -> None:
     assert {e.stopped_after for e in records(tmp_path / "run", "netadapt")} == {None}
 
 
-@pytest.mark.parametrize("agent", ["random_search", pytest.param("ddpg", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["random_search", "ddpg"])
 def test_a_race_that_is_gone_on_with_comes_to_the_same(tmp_path: Path, agent: str) -> None:
     app.search(racing_config(agent), tmp_path / "run")
     whole = records(tmp_path / "run", agent)

@@ -114,6 +114,7 @@ def test_work_whose_worker_dies_is_done_by_another(
     assert sorted(heard.values()) == [(), (), ("ActorDiedError",)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_work_that_kills_every_worker_is_given_up(
     session: Session, pool: RayWorkers, failing: Path
@@ -169,6 +170,7 @@ def listening(processes: set[int]) -> list[IPv4Address | IPv6Address]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("pool")
 def test_a_search_that_races_is_the_same_on_any_number(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from amc.config import parse_config
 from tests.conftest import SMALL
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("recovery", ["least_squares+batch_norm", "progressive"])
 def test_plans_name_the_weights_of_their_scores(tmp_path: Path, recovery: str) -> None:

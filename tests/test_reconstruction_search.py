@@ -83,6 +83,7 @@ def test_an_answer_depends_on_the_work_alone(sessions: dict[str, Session], name:
     assert all(one.recover_s >= one.reconstruct_s for one in forth)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ray_workers_come_to_the_same_bytes(sessions: dict[str, Session]) -> None:
     """In a process of its own, as one process starts Ray once."""

@@ -97,8 +97,9 @@ def weights_of(row: dict[str, Any], plan: PlanFile, role: str) -> dict[str, torc
     return dict(load_file(Path(row["plan"]).parent / part.file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "space", [pytest.param(s, marks=[] if s == "nm" else pytest.mark.slow) for s in SPARSE]
+    "space", [pytest.param(s, marks=[] if s == "nm" else pytest.mark.long) for s in SPARSE]
 )
 def test_every_agent_searches_every_space(space: str, run: Any) -> None:
     agents: dict[str, Any] = {name: {} for name in AGENTS}

@@ -187,6 +187,7 @@ def test_a_store_that_cannot_be_opened_is_named_and_loses_nothing(tmp_path: Path
     assert counts(run_dir / "ddpg-s0", uri) == (0, 6, trouble)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_runs_that_end_together_share_one_new_database(tmp_path: Path) -> None:
     for name in ("a", "b"):

@@ -99,6 +99,8 @@ def _time_at_once() -> None:
         (calm, "PATIENCE", 0.0),
         (session, "PATIENCE_S", 0.0),
         (timing, "PATIENCE_S", 0.0),
+        (timing, "TURNS", 3),
+        (timing, "PRECISION", float("inf")),
         (pricing, "PATIENCE_S", 0.0),
         (calibration, "PROCESSES", {False: 0, True: 0}),
     ):

@@ -153,4 +153,6 @@ def _curve(site: Site, losses: Mapping[int, float]) -> NDArray[np.float64]:
         further = gone[0] / (1.0 - known[0] / site.full)
         known, roots = np.append(widths[0], known), np.append(roots[0] * further, roots)
     between = PchipInterpolator(np.append(known, site.full), np.append(roots, 0.0))
-    return np.asarray(between(widths)) ** 2 + UNSEEN * gone
+    curve = np.asarray(between(widths)) ** 2 + UNSEEN * gone
+    curve[-1] = 0.0  # the interpolation may be off by its last bit
+    return curve

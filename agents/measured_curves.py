@@ -18,7 +18,8 @@ from amc.search_task import SearchTask
 from amc.sites import Site
 
 Point = tuple[int, int]  # a site, and a position among its widths
-UNSEEN = 1e-6  # lost by the narrowest in proportion: of equal scores, the wider width is better
+UNSEEN = 0.01  # of the largest loss may be lost by any site without being seen in scores
+LEAST = 1e-9  # so that of equal scores the wider width is always the better
 
 
 class MeasuredCurves:
@@ -30,7 +31,8 @@ class MeasuredCurves:
     its full width), and the square root of the loss is interpolated between measured widths,
     monotone too: around a trained network the loss grows with the square of what is taken away.
     A width that could not be scored counts as not measured. A site of which none could be loses at
-    its narrowest as much as any site does.
+    its narrowest as much as any site does. Scores are of few images, so that no loss seen is not
+    quite none: a hundredth of the largest loss, times the share that goes, is added to all.
 
     Where the dense network could not be scored, the best score stands for its own. Where nothing is
     measured, losses are those of ``known_losses``, which are in another unit.
@@ -103,7 +105,7 @@ class MeasuredCurves:
         curves = []
         for t, site in enumerate(self._task.sites):
             its = {site.widths[p]: dense - s for (u, p), s in scores.items() if u == t}
-            curves.append(_curve(site, its or {site.widths[0]: worst}))
+            curves.append(_curve(site, its or {site.widths[0]: worst}, UNSEEN * worst + LEAST))
         return curves
 
 
@@ -139,8 +141,11 @@ def _spread_over(sites: Sequence[Site], count: int) -> list[Point]:
     return points
 
 
-def _curve(site: Site, losses: Mapping[int, float]) -> NDArray[np.float64]:
-    """Return the loss at each legal width, ``[widths]``, from those at some narrower than full."""
+def _curve(site: Site, losses: Mapping[int, float], unseen: float) -> NDArray[np.float64]:
+    """Return the loss at each legal width, ``[widths]``, from those at some narrower than full.
+
+    ``unseen`` times the share that goes is added.
+    """
     widths = np.asarray(site.widths, dtype=np.float64)
     if len(widths) == 1:
         return np.zeros(1)
@@ -153,6 +158,6 @@ def _curve(site: Site, losses: Mapping[int, float]) -> NDArray[np.float64]:
         further = gone[0] / (1.0 - known[0] / site.full)
         known, roots = np.append(widths[0], known), np.append(roots[0] * further, roots)
     between = PchipInterpolator(np.append(known, site.full), np.append(roots, 0.0))
-    curve = np.asarray(between(widths)) ** 2 + UNSEEN * gone
+    curve = np.asarray(between(widths)) ** 2 + unseen * gone
     curve[-1] = 0.0  # the interpolation may be off by its last bit
     return curve

@@ -22,10 +22,10 @@ def sloped_widths(task: SearchTask, first: float, last: float) -> tuple[int, ...
 
 class ShallowAgent(Agent):
     """Shallow layers are pruned more than deep ones (AMC's policy "shallow": He et al., ECCV 2018,
-    arXiv:1802.03494, section 4.1).
+    arXiv:1802.03494, section 4).
 
     Before it is scaled, the keep ratio rises from 1 - ``steepness`` at the first site to 1 at the
-    last. The paper gives no numbers for its profile, so the straight line is a choice made here.
+    last; the straight line and its steepness are choices made here.
     """
 
     def __init__(self, *, steepness: float = 0.5) -> None:

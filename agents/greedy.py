@@ -20,8 +20,8 @@ class GreedyAgent(Agent):
     ``measuring`` is the share of the horizon that may go into the curves, at most ``points`` widths
     a site. The plan of ``greedy_widths`` is evaluated; then batches of ``task.walks`` neighbours of
     the best plan so far, those of ``exchanges`` by the loss that the curves predict, each pair of
-    sites at most once a batch as long as there are others. It ends early where all neighbours of
-    the best plan are known.
+    sites at most once a batch as long as there are others. Where all neighbours of the best plan
+    are known, those of the next best follow; it ends early where all are known of all plans.
     """
 
     def __init__(self, *, measuring: float = 0.5, points: int = 6) -> None:
@@ -34,21 +34,21 @@ class GreedyAgent(Agent):
         require_room(task, "greedy", self.measuring)
 
     def search(self, task: SearchTask) -> None:
-        """Measure, evaluate the greedy plan, and climb until no neighbour is new."""
+        """Measure, evaluate the greedy plan, and climb as long as a neighbour is new."""
         curves = MeasuredCurves(task)
         curves.measure_evenly(int(self.measuring * task.horizon), self.points)
         losses = curves.losses()
         new = NewPlans(task, 0)
-        best = greedy_widths(task, losses)
-        new.take(best)
-        batch, reward = [best], -np.inf
+        batch = [greedy_widths(task, losses)]
+        new.take(batch[0])
+        scored: list[tuple[float, Widths]] = []
         while batch:
-            for widths, evaluation in zip(
-                batch, task.evaluate([task.plan(widths) for widths in batch]), strict=True
-            ):
-                if evaluation.feasible and evaluation.reward > reward:
-                    best, reward = widths, evaluation.reward
-            batch = _neighbours(task, losses, best, new)
+            evaluations = task.evaluate([task.plan(widths) for widths in batch])
+            for widths, evaluation in zip(batch, evaluations, strict=True):
+                scored.append((evaluation.reward if evaluation.feasible else -np.inf, widths))
+            scored.sort(key=lambda entry: -entry[0])  # stable: of equals the earlier
+            batches = (_neighbours(task, losses, widths, new) for _, widths in scored)
+            batch = next(filter(None, batches), [])
 
 
 def _neighbours(task: SearchTask, losses: Losses, best: Widths, new: NewPlans) -> list[Widths]:

@@ -10,4 +10,9 @@ AGENTS: dict[str, str] = {
     "random_search": "agents.random_search:RandomSearchAgent",
     "analytic": "agents.analytic:AnalyticAgent",
     "evolution": "agents.evolution:EvolutionAgent",
+    "shallow": "agents.sloped:ShallowAgent",
+    "deep": "agents.sloped:DeepAgent",
+    "sensitivity": "agents.sensitivity:SensitivityAgent",
+    "greedy": "agents.greedy:GreedyAgent",
+    "knapsack": "agents.knapsack:KnapsackAgent",
 }

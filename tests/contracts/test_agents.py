@@ -47,7 +47,12 @@ GAP = {
     "random_search": 0.7,
     "analytic": 0.2,
     "evolution": 0.2,
+    "sensitivity": 0.5,
+    "greedy": 0.2,
+    "knapsack": 0.1,
 }
+# Slopes that nobody fitted to the task at hand: they may well be worse than uniform.
+HAND_CRAFTED = ("shallow", "deep")
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
 
 
@@ -98,7 +103,7 @@ def test_same_seed_same_requests_whatever_an_evaluation_draws(name: str) -> None
     assert run(name, toy_task(sites=4, evaluations=24, seed=3), disturb=True) == quiet
 
 
-@pytest.mark.parametrize("name", ["ddpg", "random_search", "evolution"])
+@pytest.mark.parametrize("name", ["ddpg", "random_search", "evolution", "knapsack"])
 def test_another_seed_makes_other_requests(name: str) -> None:
     first = run(name, toy_task(sites=4, evaluations=12, seed=3))
     assert run(name, toy_task(sites=4, evaluations=12, seed=4)) != first
@@ -121,7 +126,7 @@ def test_more_evaluations_at_the_same_horizon_leave_the_first_as_they_were(name:
 
 
 @pytest.mark.parametrize("key", ["macs", "predicted_latency"])
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [name for name in AGENTS if name not in HAND_CRAFTED])
 def test_comes_near_the_known_optimum(name: str, key: str) -> None:
     task = toy_task(sites=6, key=key, evaluations=80, seed=1, curves=name == "analytic")
     run(name, task)

@@ -50,9 +50,9 @@ GAP = {
     "sensitivity": 0.5,
     "greedy": 0.2,
     "knapsack": 0.1,
+    "shallow": 3.0,  # slopes that nobody fitted to the task at hand
+    "deep": 1.3,
 }
-# Slopes that nobody fitted to the task at hand: they may well be worse than uniform.
-HAND_CRAFTED = ("shallow", "deep")
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
 
 
@@ -126,7 +126,7 @@ def test_more_evaluations_at_the_same_horizon_leave_the_first_as_they_were(name:
 
 
 @pytest.mark.parametrize("key", ["macs", "predicted_latency"])
-@pytest.mark.parametrize("name", [name for name in AGENTS if name not in HAND_CRAFTED])
+@pytest.mark.parametrize("name", AGENTS)
 def test_comes_near_the_known_optimum(name: str, key: str) -> None:
     task = toy_task(sites=6, key=key, evaluations=80, seed=1, curves=name == "analytic")
     run(name, task)

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.base import Agent
+from agents.base import Agent, require_choice
 from agents.greedy_walk import Losses, greedy_widths
+from amc.cost import BUDGET_KEYS
 from amc.errors import InputError
 from amc.reconstruction.curves import ErrorCurve
 from amc.search_task import SearchTask
 from amc.sites import Site
 
+BUDGET = "budget"
 ALL_BUT = 1e-9  # of what a site's consumers compute is the most that counts as lost
 
 
@@ -32,12 +34,12 @@ def proportional_losses(task: SearchTask) -> Losses:
     return [_losses(site, {}) for site in task.sites]
 
 
-def analytic_widths(task: SearchTask) -> tuple[int, ...]:
+def analytic_widths(task: SearchTask, per: str | None = None) -> tuple[int, ...]:
     """Return widths ``[L]`` within the budget that lose little by ``task.error_curves``.
 
     They are those of ``greedy_widths``. Raises ``InputError`` without a network.
     """
-    return greedy_widths(task, analytic_losses(task))
+    return greedy_widths(task, analytic_losses(task), per)
 
 
 def demonstration(task: SearchTask) -> tuple[int, ...] | None:
@@ -69,7 +71,13 @@ class AnalyticAgent(Agent):
 
     The errors are those of least squares on the dense network's inputs (He et al., ICCV 2017,
     arXiv:1707.06168, equation 1), for every width at once; see ``amc.reconstruction.curves``.
+    ``per`` is what a step is to save much of for the error that it adds: ``budget``, or a cost that
+    may be another one than what the budget bounds, such as ``macs``.
     """
+
+    def __init__(self, *, per: str = BUDGET) -> None:
+        require_choice("agents.analytic.per", per, (BUDGET, *BUDGET_KEYS))
+        self.per = None if per == BUDGET else BUDGET_KEYS[per]
 
     def check(self, task: SearchTask) -> None:
         """Raise ``InputError`` where the task has no network to take error curves from."""
@@ -77,4 +85,4 @@ class AnalyticAgent(Agent):
 
     def search(self, task: SearchTask) -> None:
         """Evaluate the one plan."""
-        task.evaluate([task.plan(analytic_widths(task))])
+        task.evaluate([task.plan(analytic_widths(task, self.per))])

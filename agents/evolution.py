@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.analytic import demonstration
-from agents.base import Agent, require_number
+from agents.base import Agent, require_choice, require_number
 from agents.fill import NewPlans, fill_budget
 from agents.uniform import uniform_widths
 from amc.evaluation import Evaluation
@@ -22,7 +22,8 @@ class EvolutionAgent(Agent):
     """A (mu + lambda) evolution strategy within the budget by construction (Beyer and Schwefel,
     "Evolution strategies", Natural Computing 2002).
 
-    It starts from the uniform plan and, where the task has error curves, the one of ``analytic``.
+    It starts from the uniform plan and, where the task has error curves, the one of ``analytic``;
+    with ``start: uniform`` from the former alone.
     Each further plan takes one of the best ``parents`` at random, multiplies the keep ratios of 1
     to ``sites`` sites by a factor each, log-normal with deviation ``spread``, and scales all of
     them by one number until the plan fills the budget; a block that is there goes, and one that is
@@ -31,18 +32,26 @@ class EvolutionAgent(Agent):
     """
 
     def __init__(
-        self, *, parents: int = 4, sites: int = 2, spread: float = 0.4, redraws: int = 200
+        self,
+        *,
+        start: str = "analytic",
+        parents: int = 4,
+        sites: int = 2,
+        spread: float = 0.4,
+        redraws: int = 200,
     ) -> None:
+        require_choice("agents.evolution.start", start, ("analytic", "uniform"))
         require_number("agents.evolution.parents", parents, 1, whole=True)
         require_number("agents.evolution.sites", sites, 1, whole=True)
         require_number("agents.evolution.spread", spread, 1e-3, 10.0)
         require_number("agents.evolution.redraws", redraws, 0, whole=True)
+        self.start = start
         self.parents, self.sites, self.spread, self.redraws = parents, sites, spread, redraws
 
     def search(self, task: SearchTask) -> None:
         """Evaluate the first plans, then batches of ``task.walks`` children until the end."""
         generator = np.random.default_rng(task.seed)
-        known = [uniform_widths(task), demonstration(task)]
+        known = [uniform_widths(task), demonstration(task) if self.start == "analytic" else None]
         new = NewPlans(task, self.redraws)
         batch = [widths for widths in known if widths is not None and new.take(widths)]
         scored: list[tuple[float, Widths]] = []

@@ -16,26 +16,27 @@ Losses = Sequence[NDArray[np.float64]]
 DISTANCES = tuple(sorted({round(2 ** (e / 2)) for e in range(2, 24)} | {1}))
 
 
-def greedy_widths(task: SearchTask, losses: Losses) -> tuple[int, ...]:
+def greedy_widths(task: SearchTask, losses: Losses, per: str | None = None) -> tuple[int, ...]:
     """Return widths ``[L]`` within the budget that lose little by ``losses [L][widths]``.
 
     From the dense network on, the site and width is taken next that adds the least loss for each
-    unit of the budgeted cost that it saves, until the plan fits; then sites are ``widened``. Where
-    no step saves anything more, it goes on from the cheapest plan.
+    unit of cost that it saves, until the plan fits; then sites are ``widened``. The cost is the
+    field ``per`` of ``Cost``, by default the budgeted one. Where no step saves anything more, it
+    goes on from the cheapest plan.
     """
+    field = per or task.budget.field
     at = np.array([len(site.widths) - 1 for site in task.sites])
-    cost = float(task.budget_costs(widths_at(task, at[None]))[0])
-    while not task.budget.within(np.array([cost]))[0]:
+    cost = task.cost_model.costs(widths_at(task, at[None]))
+    while not task.budget.within(cost[task.budget.field])[0]:
         nearby = steps(task, at, -1)
-        costs = task.budget_costs(widths_at(task, nearby)) if len(nearby) else np.zeros(0)
-        saves = costs < cost * (1 - 1e-12)
+        costs = task.cost_model.costs(widths_at(task, nearby)) if len(nearby) else cost
+        saves = costs[field] < cost[field] * (1 - 1e-12)
         if not saves.any():
             at = positions_of(task, cheapest_widths(task.cost_model, task.sites, task.budget.field))
             break
-        nearby, costs = nearby[saves], costs[saves]
-        added = total_loss(losses, nearby) - total_loss(losses, at[None])
-        best = int(np.argmin(added / (cost - costs)))
-        at, cost = nearby[best], float(costs[best])
+        added = total_loss(losses, nearby[saves]) - total_loss(losses, at[None])
+        best = int(np.flatnonzero(saves)[np.argmin(added / (cost[field] - costs[field][saves]))])
+        at, cost = nearby[best], {name: its[best : best + 1] for name, its in costs.items()}
     return widened(task, losses, at)
 
 

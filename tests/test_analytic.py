@@ -48,6 +48,14 @@ def test_a_site_that_several_layers_read_loses_in_each_of_them() -> None:
         assert widths[1 - often] < task.sites[1 - often].channels
 
 
+def test_it_may_save_another_cost_than_the_budget_bounds() -> None:
+    task = toy_task(sites=8, key="weight_bytes", fraction=0.5, curves=True)
+    own, other = analytic_widths(task), analytic_widths(task, "macs")
+    assert task.fits(own)
+    assert task.fits(other)
+    assert task.cost(other).macs < task.cost(own).macs
+
+
 @pytest.mark.parametrize("key", ["macs", "predicted_latency", "weight_bytes"])
 def test_it_fits_fills_the_budget_and_beats_uniform(key: str) -> None:
     for fraction in (0.3, 0.5, 0.8):

@@ -38,6 +38,14 @@ def test_without_error_curves_it_starts_from_the_uniform_plan() -> None:
     assert len(task.history) == 5
 
 
+def test_from_scratch_it_does_without_the_error_curves() -> None:
+    task = toy_task(evaluations=5, walks=4, curves=True)
+    plans = asked(task, EvolutionAgent(start="uniform"))
+    assert plans[0] == uniform_widths(task)
+    assert analytic_widths(task) not in plans
+    assert len(task.history) == 5
+
+
 def test_a_child_differs_at_few_sites_before_it_is_scaled() -> None:
     generator, shape = np.random.default_rng(0), np.full(12, 0.5)
     agent = EvolutionAgent(sites=3, spread=0.1)

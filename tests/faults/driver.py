@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from amc import app, calibration, cli, faults, finish, pricing, timing
+from amc import app, calibration, cli, faults, finish, plots, pricing, timing
 from amc.config import parse_config
 from amc.evaluation import Evaluation, Request
 from amc.evaluators import ScoringEvaluator
@@ -93,7 +93,7 @@ def _command(arguments: list[str], told: Path, full: tuple[Path, str] | None) ->
 
 
 def _time_at_once() -> None:
-    """How long things take matters to no test here."""
+    """How long things take, and how sharp pictures are, matters to no test here."""
     for module, name, value in (
         (calm, "LOOK_S", 0.0),
         (calm, "PATIENCE", 0.0),
@@ -102,6 +102,7 @@ def _time_at_once() -> None:
         (timing, "TURNS", 3),
         (timing, "PRECISION", float("inf")),
         (pricing, "PATIENCE_S", 0.0),
+        (plots, "DPI", 20),
         (calibration, "PROCESSES", {False: 0, True: 0}),
     ):
         setattr(module, name, value)

@@ -14,13 +14,14 @@ from typing import Any
 from amc import finish
 from amc.arena import TARGET, Bout, Experiment, bouts_of, read_experiment
 from amc.arena_measure import measure_winners
-from amc.arena_record import Arena
+from amc.arena_record import read_arena
+from amc.arena_report import write_report
 from amc.arena_run import collected, keep, make_all, unfinished
 from amc.assembly import check_agents, journal_facts, make_agent, prepare
 from amc.config import SearchConfig
 from amc.data import Data
 from amc.driven import driven, open_journals
-from amc.errors import InputError
+from amc.errors import InputError, SearchFailed
 from amc.failures import failure_of
 from amc.files import check_writable
 from amc.reporting import Reporter, SilentReporter
@@ -31,48 +32,85 @@ from amc.session import Session
 from amc.store_uri import DATABASE, OFF, SQLITE, check_confided, chosen
 from amc.task import load_task
 from amc.tracking import tracked
+from amc.worker import score
 from amc.workers import InProcess
 
+RUN_DIR, OUT_DIR = Path("runs/arena"), Path("experiments/results")
 KEPT = 2  # sessions that a process keeps for the next search of the same task
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the searches of a task share. ``whole`` is the search split, of which they see some."""
+    """What the searches of a task share. ``whole`` is the search split, of which they see some;
+    ``dense_score`` is the dense network's on all of it.
+    """
 
     session: Session
     test: Data | None
     whole: Data
+    dense_score: float
     workers: InProcess
 
 
 def arena(
-    path: Path, run_dir: Path, only: Sequence[str] | None, workers: int | None, reporter: Reporter
-) -> tuple[Arena, dict[str, str]]:
-    """Make what is left of the searches of an experiment's file, and time the winners.
+    source: Path,
+    run_dir: Path | None,
+    tasks: Sequence[str] | None,
+    workers: int | None,
+    out_dir: Path | None,
+    reporter: Reporter,
+    collect: bool,
+) -> dict[str, Any]:
+    """See ``amc.app.arena``."""
+    there, out = run_dir or RUN_DIR, out_dir or OUT_DIR
+    check_writable(out, "--out-dir", folder=True)
+    failed: dict[str, str] = {}
+    if source.suffix == ".json":
+        whole = read_arena(source)
+    else:
+        reporter.hint(again(source, there, tasks, workers, out))
+        experiment, name = read_experiment(source), source.stem
+        bouts = [_tracked_together(b, there) for b in bouts_of(experiment, name, there, tasks)]
+        if not collect:
+            failed = make(experiment, bouts, source, there, workers, reporter)
+        if not any(bout.scores.is_file() for bout in bouts):
+            told = next(iter(failed.values()), "none has been made")
+            raise SearchFailed(f"there is no search to report on in {str(there)!r}: {told}")
+        whole = collected(experiment, name, bouts)
+    failures = [{"search": search, "why": why} for search, why in failed.items()]
+    counts = {"searches": len(whole.runs), "missing": len(whole.missing)}
+    return {"name": whole.name, **counts, "failures": failures, **write_report(whole, out)}
 
-    Return the arena and, by name, why searches failed; these are tried again by the next call.
-    """
-    experiment, name = read_experiment(path), path.stem
-    bouts = bouts_of(experiment, name, run_dir, only)
-    bouts = [_tracked_together(bout, run_dir) for bout in bouts]
+
+def again(
+    source: Path, run_dir: Path, tasks: Sequence[str] | None, workers: int | None, out_dir: Path
+) -> str:
+    """Return the command that goes on with an arena."""
+    told = [f"amc arena {source} --run-dir {run_dir}"]
+    told += [f"--tasks {','.join(tasks)}"] if tasks else []
+    told += [] if workers is None else [f"--workers {workers}"]
+    return " ".join([*told, f"--out-dir {out_dir}"])
+
+
+def make(
+    experiment: Experiment,
+    bouts: Sequence[Bout],
+    source: Path,
+    run_dir: Path,
+    workers: int | None,
+    reporter: Reporter,
+) -> dict[str, str]:
+    """Make what is left of ``bouts``, and time the winners; return by name why searches failed."""
     check_writable(run_dir, "--run-dir", folder=True)
-    check_confided(bouts[0].config.tracking_uri, f"amc arena {path}")
+    check_confided(bouts[0].config.tracking_uri, f"amc arena {source}")
     for bout in bouts:
         make_agent(bout.agent, bout.config.agents[bout.agent])
-    left = unfinished(bouts)
-    left = _priced(left, reporter)
+    left = _priced(unfinished(bouts), reporter)
     failed = make_all(left, make_bout, workers, reporter)
     if experiment.measure:
         measure_winners(bouts, reporter)
     _deliver(bouts, reporter)
-    return collected(experiment, name, bouts), failed
-
-
-def so_far(path: Path, run_dir: Path, only: Sequence[str] | None) -> Arena:
-    """Return the arena of the searches that are done, without making any."""
-    experiment = read_experiment(path)
-    return collected(experiment, path.stem, bouts_of(experiment, path.stem, run_dir, only))
+    return failed
 
 
 def make_bout(bout: Bout) -> str | None:
@@ -123,7 +161,12 @@ def _priced(bouts: Sequence[Bout], reporter: Reporter) -> list[Bout]:
 
 def _shared(config: SearchConfig) -> str:
     """Return, as JSON, what is the same for all entries and seeds of a task."""
-    neutral: dict[str, Any] = {"agents": {"uniform": {}}, "seeds": (0,), "evaluations": 1, "horizon": 1}
+    neutral: dict[str, Any] = {
+        "agents": {"uniform": {}},
+        "seeds": (0,),
+        "evaluations": 1,
+        "horizon": 1,
+    }
     neutral |= {"experiment": "arena", "tracking_uri": OFF}
     return config.model_copy(update=neutral).model_dump_json()
 
@@ -137,7 +180,8 @@ def _prepared(shared: str) -> Prepared:
         whole = load_task(config.task, config.data, config.data_folder).search
     workers = InProcess(session.job(), session.limits())
     workers.prepare()
-    return Prepared(session, test, whole, workers)
+    dense_score = score(session.task.network, whole, session.task.score)
+    return Prepared(session, test, whole, dense_score, workers)
 
 
 def _searched(bout: Bout, prepared: Prepared) -> str | None:
@@ -159,16 +203,17 @@ def _searched(bout: Bout, prepared: Prepared) -> str | None:
             finish.track(tracker, row, one.folder)
         if found.failure is not None:
             return found.failure
-        row["whole_search_images"] = len(prepared.whole)
-        keep(bout, session, found, row, _on_whole(found, row, prepared))
+        of_all: dict[str, float] = {"whole_search_images": len(prepared.whole)}
+        of_all["dense_search_accuracy"] = prepared.dense_score
+        keep(bout, session, found, {**row, **of_all}, _on_whole(found, row, prepared))
     return None
 
 
 def _on_whole(found: Found, row: dict[str, Any], prepared: Prepared) -> float | None:
     """Return the winner's score on the whole search split, by the task's own score."""
     if found.best is None or len(prepared.whole) == row["search_images"]:
-        score: float | None = row["search_accuracy"]
-        return score
+        known: float | None = row["search_accuracy"]
+        return known
     work = found.best.request.plan, found.state, prepared.whole, 0
     return prepared.workers.finalise([work])[0].test_score
 

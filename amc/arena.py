@@ -36,7 +36,7 @@ class Entry(Section):
 
     agent: AgentName
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1, max_length=1000)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
 
     @field_validator("seeds")
     @classmethod
@@ -152,7 +152,9 @@ def _bouts(
     try:
         whole = parse_config({**raw, "workers": 0, "agents": {entry.agent: entry.options}})
     except InputError as error:
-        lines = "\n".join(f"tasks.{task}, entries.{label}: {line}" for line in f"{error}".split("\n"))
+        lines = "\n".join(
+            f"tasks.{task}, entries.{label}: {line}" for line in f"{error}".split("\n")
+        )
         raise InputError(lines) from error
     horizon = whole.horizon or whole.evaluations
     for seed in whole.seeds:

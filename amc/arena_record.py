@@ -68,7 +68,9 @@ class Bouted(_Part):
 
 
 class TaskFacts(_Part):
-    """What the searches of one task share. ``search_images`` is what they see of ``whole``."""
+    """What the searches of one task share. They see ``search_images`` of the search split, of which
+    there are ``whole_search_images``; ``dense_search_accuracy`` is on all of these.
+    """
 
     network: Text
     space: Text
@@ -81,6 +83,7 @@ class TaskFacts(_Part):
     test_images: Count
     finetune_steps: Count
     batch_size: Count
+    dense_search_accuracy: Fraction
     dense: DenseRow
 
 

@@ -94,7 +94,11 @@ def _on_ray(
 def keep(
     bout: Bout, session: Session, found: Found, row: Mapping[str, Any], whole: float | None
 ) -> None:
-    """Write what a search came to; ``whole`` is its winner's score on the whole search split."""
+    """Write what a search came to; ``whole`` is its winner's score on the whole search split.
+
+    ``row`` is that of the run's summary, with ``whole_search_images`` and ``dense_search_accuracy``
+    besides, which are of the whole split as well.
+    """
     own = [float(e.observed.get("evaluation_s", 0.0)) for e in found.history]
     agent_s = found.agent_s_at[-1] if found.agent_s_at else 0.0
     taken = zip(found.agent_s_at, cumulated(own), strict=True)
@@ -120,11 +124,11 @@ def keep(
         "search_accuracy": whole,
         **{key: row[key] for key in copied},
     }
-    write_json(bout.scores, {"run": run, "task": facts_of(session, row)})
+    write_json(bout.scores, {"run": run, "task": _facts(session, row)})
 
 
-def facts_of(session: Session, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the searches of a task share, as far as a search knows it."""
+def _facts(session: Session, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the searches of a task share."""
     config = session.config
     return {
         "network": config.task,
@@ -138,6 +142,7 @@ def facts_of(session: Session, row: Mapping[str, Any]) -> dict[str, Any]:
         "test_images": row["test_images"],
         "finetune_steps": config.finetune_steps,
         "batch_size": config.latency.batch_size,
+        "dense_search_accuracy": row["dense_search_accuracy"],
         "dense": row["dense"],
     }
 

@@ -38,10 +38,9 @@ def finish_run(
 
     A search without a winner has a row as well, which says so. The winners are scored on ``test``
     once, here; their latency is measured together with the dense network's while the workers are
-    idle. Nothing is measured for a table of another machine, or without ``timed``, which is for runs
-    beside others. Where no search has a winner and the
-    evaluations of one failed alike, the dense network is neither scored nor timed: it may well fail
-    like them.
+    idle. Nothing is measured for a table of another machine, or without ``timed``, as beside
+    other runs. Where no search has a winner and the evaluations of one failed alike, the dense
+    network is neither scored nor timed: it may well fail like them.
     """
     won = [(one, one.best) for one in found if one.best is not None]
     sound = bool(won) or not any(one.failure for one in found)

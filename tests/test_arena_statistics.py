@@ -1,5 +1,4 @@
-"""The statistics of an arena, held against small cases by hand, and how often intervals are right.
-"""
+"""The statistics of an arena, held against small cases by hand; how often intervals are right."""
 
 from __future__ import annotations
 

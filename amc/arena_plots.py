@@ -18,6 +18,8 @@ from amc.pareto import pareto_front
 from amc.plots import BLUE, GREY, ORANGE, accuracy_axis, legend_below, new_figure
 
 LABEL_INCHES = 0.155  # between the names at the ends of lines
+POINTER = {"arrowstyle": "-", "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+TITLES_INCHES = 0.9  # of a panel, above and below its lines
 LOWEST = 0.1  # of the lines may start below the picture
 
 
@@ -30,7 +32,8 @@ def curves(
     the ends of their lines.
     """
     most = max(len(own) for own in by_task.values())
-    figure, panels = _grid(title, len(by_task), max(3.2, 0.8 + LABEL_INCHES * most))
+    height = max(3.2, TITLES_INCHES + LABEL_INCHES * most)
+    figure, panels = _grid(title, len(by_task), height)
     looks = dict(zip(best, COLOURS, strict=False))
     for axes, (task, own) in zip(panels, by_task.items(), strict=False):
         axes.set_title(task, fontsize=10, loc="left", parse_math=False)
@@ -53,7 +56,7 @@ def curves(
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_xlabel("evaluations")
-        _names(axes, [c for c in own if np.isfinite(c.mean[-1:]).all()], looks)
+        _names(axes, [c for c in own if np.isfinite(c.mean[-1:]).all()], looks, height)
     for row in panels[:: _columns(len(by_task))]:
         row.set_ylabel("best search accuracy within budget")
     return figure
@@ -67,13 +70,13 @@ def _shown(own: Sequence[Curve]) -> list[float]:
     return [*(value for value in firsts if value >= floor), *ends]
 
 
-def _names(axes: Axes, own: Sequence[Curve], looks: Mapping[str, str]) -> None:
-    """Write each line's name beside its end, none over another."""
-    height = axes.figure.get_size_inches()[1] / max(1, len(axes.figure.axes) // 2)
+def _names(axes: Axes, own: Sequence[Curve], looks: Mapping[str, str], height: float) -> None:
+    """Write each line's name beside its end, none over another, in a panel of so many inches."""
     low, high = axes.get_ylim()
-    gap = (high - low) * LABEL_INCHES / max(1.0, height - 0.9)
+    axes.margins(x=0.005)
+    gap = (high - low) * LABEL_INCHES / (height - TITLES_INCHES)
     ends = sorted(own, key=lambda curve: float(curve.mean[-1]))
-    places = spread_out([float(curve.mean[-1]) for curve in ends], gap)
+    places = spread_out([float(curve.mean[-1]) for curve in ends], gap, low, high)
     for curve, place in zip(ends, places, strict=True):
         colour = looks.get(curve.agent, "#5b6570")
         axes.annotate(
@@ -86,21 +89,29 @@ def _names(axes: Axes, own: Sequence[Curve], looks: Mapping[str, str]) -> None:
             color=colour,
             va="center",
             parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={**POINTER, "color": colour},
         )
 
 
-def spread_out(places: Sequence[float], gap: float) -> list[float]:
-    """Return rising ``places`` moved as little as it takes to be ``gap`` apart, on the whole."""
+def spread_out(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return rising ``places`` moved so that they are ``gap`` apart, between ``low`` and ``high``.
+
+    Each stays near its own place; where there is no room for all, they reach above ``high``.
+    """
     groups: list[tuple[float, int]] = []  # middle and number of those that touch each other
     for place in places:
         groups.append((place, 1))
         while len(groups) > 1:
-            (low, few), (high, more) = groups[-2:]
-            if high - low >= gap * (few + more) / 2:
+            (below, few), (above, more) = groups[-2:]
+            if above - below >= gap * (few + more) / 2:
                 break
-            groups[-2:] = [((low * few + high * more) / (few + more), few + more)]
-    return [m + gap * (i - (count - 1) / 2) for m, count in groups for i in range(count)]
+            groups[-2:] = [((below * few + above * more) / (few + more), few + more)]
+    found = [m + gap * (i - (count - 1) / 2) for m, count in groups for i in range(count)]
+    for i, place in reversed(list(enumerate(found))):
+        found[i] = min(place, high if i + 1 == len(found) else found[i + 1] - gap)
+    for i, place in enumerate(found):
+        found[i] = max(place, low if i == 0 else found[i - 1] + gap)
+    return found
 
 
 def improvement(title: str, agents: Sequence[str], values: Floats) -> Figure:

@@ -60,9 +60,9 @@ def write_report(arena: Arena, out_dir: Path) -> dict[str, Any]:
 
 def ranking(arena: Arena, bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Return a row an agent, by its average rank."""
-    ranks = bootstrap.ranks()
+    ranks = bootstrap.ranks
     _, timed = equal_time(arena)
-    at_equal_time = {} if timed is None else timed.ranks()
+    at_equal_time = {} if timed is None else timed.ranks
     rows = []
     for agent in sorted(ranks, key=lambda agent: ranks[agent].value):
         runs = arena.of(agent=agent)
@@ -156,8 +156,8 @@ def _pairs(arena: Arena, first: str) -> str:
     for other in (agent for agent in arena.labels() if agent != first):
         cells = []
         for metric in (metric for metric in METRICS if has(arena, metric)):
-            both = (by_seed(arena, agent, metric) for agent in (first, other))
-            found = paired_difference(*both)
+            ours, theirs = by_seed(arena, first, metric), by_seed(arena, other, metric)
+            found = paired_difference(ours, theirs)
             cells.append("-" if found is None else _estimate(_json(found), 100, 2, sign=True))
         rows.append([other, *cells])
     names = [told for metric, told in METRICS.items() if has(arena, metric)]
@@ -209,7 +209,7 @@ def _draw(
 ) -> list[str]:
     """Draw the pictures; return their names."""
     tasks, name = arena.tasks, arena.name
-    order = sorted(agents, key=lambda agent: bootstrap.ranks()[agent].value)
+    order = sorted(agents, key=lambda agent: bootstrap.ranks[agent].value)
     wins = np.array([[bootstrap.improvement(a, b).value for b in order] for a in order])
     median = {
         key: np.array(
@@ -223,7 +223,7 @@ def _draw(
     by_evaluations = {task: curves_by_evaluations(arena, task) for task in tasks}
     by_seconds = {task: curves_by_seconds(arena, task) for task in tasks}
     figures = {
-        "ranks": arena_plots.ranks(f"{name}: ranks", bootstrap.ranks()),
+        "ranks": arena_plots.ranks(f"{name}: ranks", bootstrap.ranks),
         "evaluations": arena_plots.curves(
             f"{name}: best so far", by_evaluations, best, "evaluations"
         ),

@@ -162,14 +162,15 @@ def curves_by_seconds(arena: Arena, task: str, places: int = 120) -> list[Curve]
 
 def _curve(agent: str, at: Floats, rows: Sequence[Sequence[float | None]]) -> Curve:
     values = np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float)
-    mean = interquartile_mean(values.T)
+    known = np.isfinite(values).all(axis=0)
+    mean, low, high = (np.full(len(at), np.nan) for _ in range(3))
+    mean[known] = interquartile_mean(values[:, known].T)
     if len(rows) == 1:
         return Curve(agent, 1, at, mean, mean, mean)
     drawn = np.random.default_rng(0).integers(len(rows), size=(RESAMPLES, len(rows)))
-    redrawn = interquartile_mean(np.moveaxis(values[drawn], 1, -1))
-    low, high = np.percentile(redrawn, [2.5, 97.5], axis=0)
-    known = np.isfinite(mean)
-    return Curve(agent, len(rows), at, mean, *(np.where(known, v, np.nan) for v in (low, high)))
+    redrawn = interquartile_mean(np.moveaxis(values[:, known][drawn], 1, -1))
+    low[known], high[known] = np.percentile(redrawn, [2.5, 97.5], axis=0)
+    return Curve(agent, len(rows), at, mean, low, high)
 
 
 def correlations(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,14 +89,15 @@ class Bootstrap:
             ours, theirs = self._values[agent, task], self._values[other, task]
             wins = _wins(ours, theirs)
             values.append(float(wins.mean()))
-            counts = [self._counts(who, task) for who in (agent, other)]
-            drawn.append(np.einsum("ri,ij,rj->r", counts[0], wins, counts[1], optimize=True))
+            shares = self._shares[agent, task], self._shares[other, task]
+            drawn.append(((shares[0] @ wins) * shares[1]).sum(axis=1))
         runs = sum(len(self._values[agent, task]) for task in self.tasks)
         sure = self._repeated([agent, other])
         return _estimate(float(np.mean(values)), np.mean(drawn, axis=0), runs, sure)
 
+    @cached_property
     def ranks(self) -> dict[str, Estimate]:
-        """Return each agent's rank by interquartile mean, 1 the best, averaged over tasks.
+        """Each agent's rank by interquartile mean, 1 the best, averaged over tasks.
 
         Of equal means all have the middle rank.
         """
@@ -121,11 +123,13 @@ class Bootstrap:
         """Return whether there are several seeds of any of ``agents``, on any task."""
         return any(len(self._values[agent, task]) > 1 for agent in agents for task in self.tasks)
 
-    def _counts(self, agent: str, task: str) -> Floats:
-        """Return how often each seed was drawn, as a share, ``[resamples, seeds]``."""
-        drawn = self._drawn[agent, task]
-        seeds = np.arange(len(self._values[agent, task]))
-        return np.asarray((drawn[:, :, None] == seeds).mean(axis=1))
+    @cached_property
+    def _shares(self) -> dict[tuple[str, str], Floats]:
+        """How often each seed was drawn, as a share, ``[resamples, seeds]``."""
+        return {
+            key: np.asarray((drawn[:, :, None] == np.arange(drawn.shape[1])).mean(axis=1))
+            for key, drawn in self._drawn.items()
+        }
 
 
 def paired_difference(
@@ -158,7 +162,7 @@ def paired_difference(
 def _wins(ours: Floats, theirs: Floats) -> Floats:
     """Return 1 where ours is higher, 1/2 where equal, else 0, ``[ours, theirs]``."""
     above = ours[:, None] > theirs[None, :]
-    return above + 0.5 * (ours[:, None] == theirs[None, :])
+    return np.asarray(above + 0.5 * (ours[:, None] == theirs[None, :]), dtype=float)
 
 
 def _estimate(value: float, drawn: Floats, runs: int, sure: bool) -> Estimate:

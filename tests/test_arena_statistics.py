@@ -57,19 +57,22 @@ def test_ranks_are_averaged_over_tasks_and_shared_by_equals() -> None:
         "b": {"x": [2.0], "y": [1.0]},
         "c": {"x": [1.0], "y": [2.0]},
     }
-    ranks = Bootstrap(scores).ranks()
+    ranks = Bootstrap(scores).ranks
     assert {name: rank.value for name, rank in ranks.items()} == {"a": 1.75, "b": 2.25, "c": 2.0}
-    spread = Bootstrap({"a": {"x": [0.0, 3.0]}, "b": {"x": [1.0, 2.0]}}).ranks()
+    spread = Bootstrap({"a": {"x": [0.0, 3.0]}, "b": {"x": [1.0, 2.0]}}).ranks
     assert spread["a"].interval == (1.0, 2.0)
     assert sum(rank.value for rank in spread.values()) == pytest.approx(3.0)
 
 
 def test_seeds_are_drawn_within_each_task() -> None:
     """Tasks of different difficulty alone leave nothing to be unsure of."""
-    flat = {"a": {"easy": [0.9] * 4, "hard": [0.1] * 4}, "b": {"easy": [0.8] * 4, "hard": [0] * 4}}
+    flat = {
+        "a": {"easy": [0.9] * 4, "hard": [0.1] * 4},
+        "b": {"easy": [0.8] * 4, "hard": [0.0] * 4},
+    }
     bootstrap = Bootstrap(flat)
     assert bootstrap.mean("a").interval == pytest.approx((0.5, 0.5))
-    assert bootstrap.ranks()["a"].interval == (1.0, 1.0)
+    assert bootstrap.ranks["a"].interval == (1.0, 1.0)
     with pytest.raises(ValueError, match="every agent"):
         Bootstrap({"a": {"easy": [1.0]}, "b": {"hard": [1.0]}})
 

@@ -17,6 +17,7 @@ from amc.arena_measure import measure_winners
 from amc.arena_record import read_arena
 from amc.arena_report import write_report
 from amc.arena_run import collected, keep, make_all, unfinished
+from amc.arena_sharing import Answers
 from amc.assembly import check_agents, journal_facts, make_agent, prepare
 from amc.config import SearchConfig
 from amc.data import Data
@@ -197,7 +198,8 @@ def _searched(bout: Bout, prepared: Prepared) -> str | None:
         folder.save()
         method = make_agent(one.agent, config.agents[one.agent])
         with tracked(tracker_for(folder, one, journal, session.budget, quiet)) as tracker:
-            found = run_search(session, one, journal, method, workers, quiet, tracker)
+            others = Answers(bout, facts[one.agent]) if bout.share else None
+            found = run_search(session, one, journal, method, workers, quiet, tracker, others)
             (row,) = finish.finish_run(session, [found], prepared.test, workers, quiet, timed=False)
             write_summary(folder.path, [row])
             finish.track(tracker, row, one.folder)

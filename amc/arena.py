@@ -47,12 +47,17 @@ class Entry(Section):
 
 
 class Experiment(Section):
-    """An arena's file. ``measure``: the winners are timed on this machine at the end."""
+    """An arena's file.
+
+    ``measure``: the winners are timed on this machine at the end. ``share``: what one search of a
+    task has evaluated, another is told.
+    """
 
     common: dict[str, Any] = Field({}, max_length=100)
     tasks: dict[TaskLabel, dict[str, Any]] = Field(min_length=1, max_length=100)
     entries: dict[AgentName, Entry] = Field(min_length=1, max_length=100)
     measure: bool = True
+    share: bool = True
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -83,13 +88,17 @@ class Experiment(Section):
 
 @dataclass(frozen=True)
 class Bout:
-    """One search of an arena: ``label`` on ``task`` with ``seed``, in the run folder ``folder``."""
+    """One search of an arena: ``label`` on ``task`` with ``seed``, in the run folder ``folder``.
+
+    With ``share`` it is told what others have found.
+    """
 
     task: str
     label: str
     seed: int
     folder: Path
     config: SearchConfig
+    share: bool = True
 
     @property
     def name(self) -> str:
@@ -160,7 +169,7 @@ def _bouts(
     for seed in whole.seeds:
         folder = run_dir / task / f"{label}-s{seed}"
         own = whole.model_copy(update={"seeds": (seed,), "horizon": horizon})
-        yield Bout(task, label, seed, folder, own)
+        yield Bout(task, label, seed, folder, own, experiment.share)
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

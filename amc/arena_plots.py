@@ -73,9 +73,10 @@ def _shown(own: Sequence[Curve]) -> list[float]:
 def _names(axes: Axes, own: Sequence[Curve], looks: Mapping[str, str], height: float) -> None:
     """Write each line's name beside its end, none over another, in a panel of so many inches."""
     low, high = axes.get_ylim()
-    axes.margins(x=0.005)
-    gap = (high - low) * LABEL_INCHES / (height - TITLES_INCHES)
     ends = sorted(own, key=lambda curve: float(curve.mean[-1]))
+    if ends and len(ends[0].at) > 1:
+        axes.margins(x=0.005)
+    gap = (high - low) * LABEL_INCHES / (height - TITLES_INCHES)
     places = spread_out([float(curve.mean[-1]) for curve in ends], gap, low, high)
     for curve, place in zip(ends, places, strict=True):
         colour = looks.get(curve.agent, "#5b6570")

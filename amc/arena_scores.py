@@ -150,10 +150,10 @@ def curves_by_evaluations(arena: Arena, task: str) -> list[Curve]:
 def curves_by_seconds(arena: Arena, task: str, places: int = 120) -> list[Curve]:
     """Return each agent's best score after so many seconds of search, evenly in their logarithm."""
     runs = [run for run in arena.of(task) if run.seconds]
-    first = min((run.seconds[0] for run in runs), default=0.1)
-    last = max((run.seconds[-1] for run in runs), default=1.0)
-    at = np.geomspace(max(first, 1e-3), max(last, 2e-3), places)
-    at[-1] = max(last, 2e-3)  # what came last is there, however its logarithm was rounded
+    first = max(1e-3, min((run.seconds[0] for run in runs), default=0.0))
+    last = max(1.01 * first, max((run.seconds[-1] for run in runs), default=0.0))
+    at = np.geomspace(first, last, places)
+    at[-1] = last  # what came last is there, however its logarithm was rounded
     return [
         _curve(agent, at, [[_reached(run, t) for t in at] for run in arena.of(task, agent)])
         for agent in arena.labels(task)

@@ -62,10 +62,7 @@ class RayWorkers:
         limits: Limits | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Start ``count`` actors, in a private Ray of ``cores`` (by default as many).
-
-        Without a ``job`` they have no worker, and ``do`` is all that they can.
-        """
+        """Start ``count`` actors, in a private Ray of ``cores``; without a ``job`` for ``do``."""
         self._limits, self._warn = limits or Limits(), warn
         self._seats: list[Seat] = []
         self._own, self._home = _connect(cores or count)
@@ -108,15 +105,9 @@ class RayWorkers:
         return answers
 
     def do(
-        self,
-        function: Callable[..., object],
-        batch: Sequence[tuple[object, ...]],
-        finished: Finished | None = None,
+        self, function: Callable[..., object], batch: Sequence[tuple[Any, ...]], finished: Finished
     ) -> list[Any]:
-        """Return what ``function`` gives for each of ``batch``, its arguments, in order.
-
-        A failure stands for what workers died of, or had no memory for. Raises what it raises.
-        """
+        """Return what ``function`` gives for each of ``batch``, its arguments, or a failure."""
         calls = [Call(place, "do", (function, *given)) for place, given in enumerate(batch)]
         return self._spread(calls, finished)
 

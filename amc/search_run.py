@@ -14,11 +14,11 @@ from amc.config import SearchConfig
 from amc.cost import Budget
 from amc.earlier_outbox import Continued
 from amc.errors import BudgetSpent, FailedAlike
-from amc.evaluation import Evaluation
+from amc.evaluation import Evaluation, Evaluator
 from amc.evaluators import CachedEvaluator, FailureGuard, ScoringEvaluator
 from amc.journal import Journal
 from amc.plan import Plan, digest
-from amc.replay import Clock, JournaledEvaluator, RecordedEvaluator
+from amc.replay import Clock, JournaledEvaluator, RecordedEvaluator, answered
 from amc.reporting import Reporter
 from amc.run_folder import RunFolder, Search
 from amc.search_task import SearchTask, seed_everything
@@ -85,11 +85,13 @@ def run_search(
     workers: Workers,
     reporter: Reporter,
     tracker: Tracker,
+    shared: Mapping[str, Evaluation] | None = None,
 ) -> Found:
     """Make one search, answering from its journal what is already there; return what it found.
 
-    The weights of the winner and of the family are on disk afterwards. A search whose evaluations
-    fail alike keeps all of them, for going on.
+    ``shared`` are answers of other searches, by key, that left no weights. The weights of the
+    winner and of the family are on disk afterwards. A search whose evaluations fail alike keeps all
+    of them, for going on.
     """
     timed = TimedTracker(tracker)
     timed.start(tracked_params(session, search), {"agent": search.agent, "task": session.task.name})
@@ -98,12 +100,8 @@ def run_search(
     weights = scoring.weights = Weights(
         search.folder / "weights", scoring.rerun, elsewhere=bool(journal.earlier)
     )
-    recorded = RecordedEvaluator(scoring, journal.earlier, pricing.context)
-    cache = CachedEvaluator(recorded, pricing.context, enabled=session.config.cache)
     for evaluation in [*journal.earlier, *journal.records]:
         weights.note(evaluation)
-    for evaluation in journal.records:
-        cache.note(evaluation)
 
     def make_plan(widths: Sequence[int], parent: str | None) -> Plan:
         if parent is None:
@@ -111,8 +109,7 @@ def run_search(
         start = weights.start(parent)
         return session.plan(widths, state_tensors(start.state), start.plan)
 
-    guarded = FailureGuard(cache, journal.records)
-    replay = JournaledEvaluator(guarded, journal)
+    replay = JournaledEvaluator(_asked(session, journal, scoring, shared or {}), journal)
     evaluator = session.racing(replay, scoring)
     task = session.search_task(search.agent, search.seed, evaluator, make_plan)
     name = f"{search.agent} seed {search.seed}"
@@ -152,6 +149,19 @@ def run_search(
     state = weights.start(best.key).state if best and best.weights_sha256 else None
     weights.drop_unused()
     return replace(found, best=best, state=state, family=family)
+
+
+def _asked(
+    session: Session, journal: Journal, scoring: Evaluator, shared: Mapping[str, Evaluation]
+) -> FailureGuard:
+    """Return what the journal asks: the cache, then others that know the answer, then workers."""
+    context = journal.context
+    recorded = RecordedEvaluator(scoring, answered(journal.earlier), context, "recorded")
+    known = RecordedEvaluator(recorded, shared, context, "shared")
+    cache = CachedEvaluator(known, context, enabled=session.config.cache)
+    for evaluation in journal.records:
+        cache.note(evaluation)
+    return FailureGuard(cache, journal.records)
 
 
 def times_of(

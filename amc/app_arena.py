@@ -227,10 +227,17 @@ def _deliver(bouts: Sequence[Bout], reporter: Reporter) -> None:
     done = [b for b in bouts if b.scores.is_file() and chosen(b.config.tracking_uri) != OFF]
     if not done:
         return
-    left = 0
+    left, why = 0, ""
     with reporter.task("delivering to MLflow", len(done)) as bar:
         for bout in done:
-            left += sync_run(RunFolder.open(bout.folder), None, SilentReporter())["left"]
+            try:
+                answer = sync_run(RunFolder.open(bout.folder), None, SilentReporter())
+                left, why = left + answer["left"], answer["error"] or why
+            except InputError as error:  # what is tracked never costs a result
+                left, why = left + 1, str(error)
             bar.advance()
     if left:
-        reporter.message(f"note: {left} entries wait for MLflow; the same command tries again")
+        because = f" ({why})" if why else ""
+        reporter.message(
+            f"note: {left} entries wait for MLflow{because}; the same command tries again"
+        )

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from amc import finish, planned
+from amc.app_arena import arena
 from amc.app_plans import apply, evaluate_plan, export, finetune, import_masks, load_packed
 from amc.assembly import (
     check_agents,
@@ -189,26 +190,6 @@ def _prepare_again(folder: RunFolder, reporter: Reporter) -> tuple[Session, Data
     session, test = prepare(own, reporter)
     check_agents(session)
     return session, test
-
-
-def arena(
-    source: Path,
-    run_dir: Path | None = None,
-    tasks: list[str] | None = None,
-    workers: int | None = None,
-    out_dir: Path | None = None,
-    reporter: Reporter | None = None,
-    collect: bool = False,
-) -> dict[str, Any]:
-    """Make the searches of an experiment's file side by side; return the ranking, and its files.
-
-    What is done in ``run_dir`` is not done again; ``tasks`` are all by default, with ``collect`` no
-    search is made. Of an ``arena.json`` the report alone is made. ``failures`` has the searches
-    that could not be made, which the same call tries again.
-    """
-    from amc.app_arena import arena as made
-
-    return made(source, run_dir, tasks, workers, out_dir, reporter or SilentReporter(), collect)
 
 
 def inspect(config: SearchConfig, reporter: Reporter | None = None) -> dict[str, Any]:

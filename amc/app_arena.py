@@ -55,14 +55,20 @@ class Prepared:
 
 def arena(
     source: Path,
-    run_dir: Path | None,
-    tasks: Sequence[str] | None,
-    workers: int | None,
-    out_dir: Path | None,
-    reporter: Reporter,
-    collect: bool,
+    run_dir: Path | None = None,
+    tasks: Sequence[str] | None = None,
+    workers: int | None = None,
+    out_dir: Path | None = None,
+    reporter: Reporter | None = None,
+    collect: bool = False,
 ) -> dict[str, Any]:
-    """See ``amc.app.arena``."""
+    """Make the searches of an experiment's file side by side; return the ranking, and its files.
+
+    What is done in ``run_dir`` is not done again; ``tasks`` are all by default, with ``collect`` no
+    search is made. Of an ``arena.json`` the report alone is made. ``failures`` has the searches
+    that could not be made, which the same call tries again.
+    """
+    reporter = reporter or SilentReporter()
     there, out = run_dir or RUN_DIR, out_dir or OUT_DIR
     check_writable(out, "--out-dir", folder=True)
     failed: dict[str, str] = {}

@@ -9,70 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from amc import app, app_arena, arena_run
 from amc.arena import Bout, bouts_of, read_experiment
 from amc.arena_record import Arena, read_arena, read_bout
 from amc.cli import application
-from amc.config_sections import LatencyConfig
 from amc.errors import InputError
 from amc.evaluation import Evaluation
 from amc.journal import read_journal
 from amc.plan_file import read_plan
 from amc.planned import build
-from amc.pricing import structure_of
 from amc.ray_workers import RayWorkers
-from amc.registry import lookup
 from amc.run_folder import RunFolder
 from amc.task import load_task
 from amc.worker import score
-from search_spaces import SEARCH_SPACES
-from tests.conftest import SMALL
+from tests.arenas import EXPERIMENT, target, write
 from tests.fake_ray import FakeRay, RayActorError
-from tests.test_network_cost import invented
 
-EXPERIMENT: dict[str, Any] = {
-    "common": {
-        **{key: SMALL[key] for key in ("budget", "walks", "calibration_images", "tracking_uri")},
-        "evaluations": 4,
-        "seeds": [0, 1],
-        "search_images": 100,
-        "finetune_steps": 0,
-    },
-    "tasks": {"digits": None, "narrow": {"task": "digits", "budget": {"macs": 0.4}}},
-    "entries": {
-        "uniform": None,
-        "random_search": {},
-        "ddpg_published": {"agent": "ddpg", "protocol": "published"},
-    },
-    "measure": False,
-}
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A latency table that took no time to measure."""
-    path = tmp_path_factory.mktemp("target") / "digits.json"
-    task = load_task("digits")
-    space = lookup(SEARCH_SPACES, "channel", "space").of(task.network, task.inputs)
-    invented(structure_of(task, space, LatencyConfig().batch_size)).save(path)
-    return path
-
-
-@pytest.fixture
-def write(tmp_path: Path, target: Path) -> Callable[..., Path]:
-    """Write the experiment's file, with some keys changed, into an own folder."""
-
-    def write(**changes: Any) -> Path:
-        raw = {**EXPERIMENT, **changes}
-        common = {**raw["common"], "latency": {"target": str(target)}}
-        path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump({**raw, "common": common}, sort_keys=False))
-        return path
-
-    return write
+__all__ = ["target", "write"]  # fixtures
 
 
 @pytest.fixture
@@ -243,59 +198,6 @@ def test_a_search_that_fails_is_told_and_tried_again(
     assert result.exit_code == 1
     assert "RuntimeError: no luck with uniform" in result.stderr
     assert f"go on with: amc arena {tmp_path / 'tiny.yaml'} --run-dir" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"tasks": {}}, "tasks {}: .*add to it"),
-        ({"task": {"digits": None}}, "task is not a known key; did you mean 'tasks'"),
-        ({"tasks": {"a/b": None}}, "tasks has a key 'a/b'.*write another one"),
-        (
-            {"tasks": {"nowhere": {"budget": {"mac": 1}}}},
-            "tasks.nowhere, entries.uniform: budget.m",
-        ),
-        ({"tasks": {"digits": {"workers": 3}}}, "workers has no place here; .*amc arena --workers"),
-        ({"entries": {"ddpg": {"seeds": [1, 1]}}}, r"seeds \[1, 1\] must list each seed once"),
-        ({"entries": {"a-b": {"agent": "ddpg"}}}, "entries has a key 'a-b'"),
-        ({"entries": {"ddpgg": {}}}, "'ddpgg'.*did you mean 'ddpg'"),
-        ({"entries": {"ddpg": {"protocl": "published"}}}, "agents.ddpg.protocl is not a known opt"),
-        ({"entries": {"ddpg": {"protocol": {"a": float("inf")}}}}, "entries.ddpg"),
-        ({"measure": "maybe"}, "measure 'maybe'"),
-    ],
-)
-def test_the_file_is_strict(
-    write: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], says: str
-) -> None:
-    with pytest.raises(InputError, match=says):
-        app.arena(write(**changes), tmp_path / "run", None, 0, tmp_path / "out")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_file_without_tasks_or_of_another_one_is_refused(
-    write: Callable[..., Path], tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match="--tasks 'digit'.*did you mean 'digits'"):
-        app.arena(write(), tmp_path / "run", ["digit"], 0, tmp_path / "out")
-    missing = tmp_path / "no.yaml"
-    with pytest.raises(InputError, match=r"no\.yaml"):
-        app.arena(missing, tmp_path / "run")
-
-
-def test_entries_and_tasks_change_what_is_common(write: Callable[..., Path]) -> None:
-    entries = {"a": {"agent": "uniform", "seeds": [7], "evaluations": 2}, "uniform": {}}
-    tasks = {"x": {"task": "digits", "seeds": [3], "latency": {"batch_size": 8}}, "digits": {}}
-    experiment = read_experiment(write(entries=entries, tasks=tasks))
-    bouts = bouts_of(experiment, "tiny", Path("runs"))
-    assert [bout.name for bout in bouts] == [
-        *("digits/uniform-s0", "digits/uniform-s1"),
-        *("x/uniform-s3", "x/a-s7", "digits/a-s7"),
-    ]
-    third = bouts[3].config
-    assert (third.seeds, third.agents) == ((7,), {"uniform": {"evaluations": 2}})
-    assert (third.task, third.workers, third.horizon, third.experiment) == ("digits", 0, 4, "tiny")
-    assert third.latency.batch_size == 8
-    assert third.latency.target.endswith("digits.json")
 
 
 @pytest.mark.usefixtures("undrawn")

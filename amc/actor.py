@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,15 @@ class Actor:
         self._worker: Worker
         self._name = f"{platform.node()}:{os.getpid()}"
 
-    def ready(self, skeleton: Job, arrays: dict[str, Any]) -> Failure | None:
-        """Build the worker, and prepare what is the same for all plans.
+    def ready(
+        self, skeleton: Job | None = None, arrays: dict[str, Any] | None = None
+    ) -> Failure | None:
+        """Build the worker, and prepare what is the same for all plans; nothing without a job.
 
         Returns a failure only where memory was too little.
         """
+        if skeleton is None or arrays is None:
+            return None
         try:
             self._worker = Worker(assemble(skeleton, arrays))
             self._worker.recovery.prepare()
@@ -39,6 +44,15 @@ class Actor:
         """Return what ``work`` comes to, from ``start``, which is shipped apart from it."""
         begin = time.perf_counter()
         result = attempt(self._worker, replace(work, start=start))
+        return result, time.perf_counter() - begin, self._name
+
+    def do(self, function: Callable[..., object], *given: object) -> tuple[object, float, str]:
+        """Return what ``function`` gives; a failure only where memory was too little."""
+        begin = time.perf_counter()
+        try:
+            result = function(*given)
+        except Exception as error:
+            result = _no_memory(error)
         return result, time.perf_counter() - begin, self._name
 
     def finalise(

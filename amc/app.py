@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from amc import finish, planned
+from amc.app_arena import arena
 from amc.app_plans import apply, evaluate_plan, export, finetune, import_masks, load_packed
 from amc.assembly import (
     check_agents,
@@ -34,7 +35,6 @@ from amc.criteria.chosen import of_channels, of_weights
 from amc.data import Data
 from amc.drain_process import draining
 from amc.driven import driven, open_journals
-from amc.earlier_outbox import Continued
 from amc.explanation import explanation, explanation_picture
 from amc.files import check_writable
 from amc.growth import grown, say_who_did_not_grow
@@ -44,17 +44,18 @@ from amc.registry import lookup
 from amc.reporting import Reporter, SilentReporter
 from amc.results import run_result, write_summary
 from amc.run_folder import RunFolder
-from amc.search_run import Found, folder_for, run_search
+from amc.search_run import Found, folder_for, run_search, tracker_for
 from amc.session import Session
 from amc.store_uri import check_confided
 from amc.task import load_task
-from amc.tracking import Tracker, open_tracker, tracked
+from amc.tracking import Tracker, tracked
 from amc.workers import open_workers
 from amc.zoo import ZOO
 from search_spaces import SEARCH_SPACES
 
 __all__ = [
     "apply",
+    "arena",
     "compare",
     "evaluate_plan",
     "explain",
@@ -170,14 +171,7 @@ def _run(
         trackers: list[Tracker] = []
         found: list[Found] = []
         for one, journal in zip(folder.searches, journals, strict=True):
-            tracker = open_tracker(
-                one.folder,
-                experiment=folder.config.experiment,
-                run_name=f"{folder.path.name}/{one.name}",
-                warn=reporter.message,
-                uri=folder.config.tracking_uri,
-                continued=Continued(journal.continues, session.budget),
-            )
+            tracker = tracker_for(folder, one, journal, session.budget, reporter)
             trackers.append(stack.enter_context(tracked(tracker)))
             method = make_agent(one.agent, folder.config.agents[one.agent])
             found.append(run_search(session, one, journal, method, workers, reporter, tracker))

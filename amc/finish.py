@@ -31,14 +31,16 @@ def finish_run(
     test: Data | None,
     workers: Workers,
     reporter: Reporter,
+    *,
+    timed: bool = True,
 ) -> list[dict[str, Any]]:
     """Return the rows of the summary, in the order of ``found``, with each search's files written.
 
     A search without a winner has a row as well, which says so. The winners are scored on ``test``
     once, here; their latency is measured together with the dense network's while the workers are
-    idle. Nothing is measured for a table of another machine. Where no search has a winner and the
-    evaluations of one failed alike, the dense network is neither scored nor timed: it may well fail
-    like them.
+    idle. Nothing is measured for a table of another machine, or without ``timed``, as beside
+    other runs. Where no search has a winner and the evaluations of one failed alike, the dense
+    network is neither scored nor timed: it may well fail like them.
     """
     won = [(one, one.best) for one in found if one.best is not None]
     sound = bool(won) or not any(one.failure for one in found)
@@ -47,13 +49,15 @@ def finish_run(
         bar.advance(len(won))
     for note in dict.fromkeys(note for final in results for note in final.notes):
         reporter.message(f"note: {note}")
-    with reporter.task("measuring the winners", None):
-        built = {
-            one.search.name: (best.request.plan, final.state)
-            for (one, best), final in zip(won, results, strict=True)
-        }
-        measured = _measure(session, built) if sound else {}
-    if won and not measured:
+    measured = {}
+    if sound and timed:
+        with reporter.task("measuring the winners", None):
+            built = {
+                one.search.name: (best.request.plan, final.state)
+                for (one, best), final in zip(won, results, strict=True)
+            }
+            measured = _measure(session, built)
+    if won and timed and not measured:
         reporter.message(
             "note: no latency was measured: the table is of another machine or torch, or of "
             f"another number of usable cores ({session.table.device.get('cpu')}, "

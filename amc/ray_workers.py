@@ -56,19 +56,19 @@ class RayWorkers:
 
     def __init__(
         self,
-        job: Job,
+        job: Job | None,
         count: int,
         cores: int | None = None,
         limits: Limits | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Start ``count`` actors, in a private Ray of ``cores`` (by default as many)."""
+        """Start ``count`` actors, in a private Ray of ``cores``; without a ``job`` for ``do``."""
         self._limits, self._warn = limits or Limits(), warn
         self._seats: list[Seat] = []
         self._own, self._home = _connect(cores or count)
         try:
             # The driver keeps these references alive, or an actor could not be rebuilt.
-            self._parts = [ray.put(part) for part in dismantle(job)]
+            self._parts = [] if job is None else [ray.put(part) for part in dismantle(job)]
             for _ in range(count):
                 self._seats.append(self._seated(Seat()))
         except BaseException:
@@ -103,6 +103,13 @@ class RayWorkers:
             if isinstance(answer, Failure):
                 raise untested(answer)
         return answers
+
+    def do(
+        self, function: Callable[..., object], batch: Sequence[tuple[Any, ...]], finished: Finished
+    ) -> list[Any]:
+        """Return what ``function`` gives for each of ``batch``, its arguments, or a failure."""
+        calls = [Call(place, "do", (function, *given)) for place, given in enumerate(batch)]
+        return self._spread(calls, finished)
 
     def prepare(self) -> None:
         """Wait until every worker is ready; otherwise those that are do the first work alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from amc.errors import InputError
@@ -65,19 +65,20 @@ class JournaledEvaluator:
 
 
 class RecordedEvaluator:
-    """Answers what another machine or other code has evaluated for this run; the rest goes on.
+    """Answers what has been evaluated elsewhere, by key; the rest goes on.
 
-    What failed there, or lost a race that may come out otherwise here, is evaluated again.
+    So for what another machine or other code had answered for this run, and for what another search
+    of an arena has. ``observed`` has a ``mark`` on such answers.
     """
 
-    def __init__(self, inner: Evaluator, recorded: Iterable[Evaluation], context: str) -> None:
-        self._inner, self._context = inner, context
-        self._recorded = {
-            e.key: e for e in recorded if not e.cached and e.feasible and e.stopped_after is None
-        }
+    def __init__(
+        self, inner: Evaluator, recorded: Mapping[str, Evaluation], context: str, mark: str
+    ) -> None:
+        self._inner, self._context, self._recorded = inner, context, recorded
+        self._mark = mark
 
     def evaluate(self, requests: Sequence[Request]) -> list[Evaluation]:
-        """Return one evaluation a request, in order; ``observed.recorded`` tells the old ones."""
+        """Return one evaluation a request, in order."""
         keys = [request.digest(self._context) for request in requests]
         live = [r for key, r in zip(keys, requests, strict=True) if key not in self._recorded]
         answers = iter(self._inner.evaluate(live) if live else [])
@@ -86,6 +87,13 @@ class RecordedEvaluator:
             for key in keys
         ]
 
-    @staticmethod
-    def _again(evaluation: Evaluation) -> Evaluation:
-        return replace(evaluation, observed={**evaluation.observed, "recorded": True})
+    def _again(self, evaluation: Evaluation) -> Evaluation:
+        return replace(evaluation, observed={**evaluation.observed, self._mark: True})
+
+
+def answered(earlier: Iterable[Evaluation]) -> dict[str, Evaluation]:
+    """Return, by key, what need not be evaluated again.
+
+    What failed there, or lost a race that may come out otherwise here, is.
+    """
+    return {e.key: e for e in earlier if not e.cached and e.feasible and e.stopped_after is None}

@@ -11,18 +11,20 @@ from typing import Any, Protocol
 
 from amc import faults
 from amc.config import SearchConfig
+from amc.cost import Budget
+from amc.earlier_outbox import Continued
 from amc.errors import BudgetSpent, FailedAlike
-from amc.evaluation import Evaluation
+from amc.evaluation import Evaluation, Evaluator
 from amc.evaluators import CachedEvaluator, FailureGuard, ScoringEvaluator
 from amc.journal import Journal
 from amc.plan import Plan, digest
-from amc.replay import Clock, JournaledEvaluator, RecordedEvaluator
+from amc.replay import Clock, JournaledEvaluator, RecordedEvaluator, answered
 from amc.reporting import Reporter
-from amc.run_folder import Search
+from amc.run_folder import RunFolder, Search
 from amc.search_task import SearchTask, seed_everything
 from amc.session import Session
 from amc.tracked import params_of, points
-from amc.tracking import TimedTracker, Tracker
+from amc.tracking import TimedTracker, Tracker, open_tracker
 from amc.weights import Weights
 from amc.worker import State, state_tensors
 from amc.workers import Workers
@@ -43,7 +45,8 @@ class Found:
     """What one search came to: its evaluations, the winner and the weights of its score.
 
     ``best`` is ``None`` where no evaluation met the budget; ``family`` is ``SearchTask.family``.
-    ``times`` says where ``search_s`` went: see ``times_of``. With ``elsewhere`` some answers come
+    ``times`` says where ``search_s`` went: see ``times_of``; ``agent_s_at`` has the agent's own
+    seconds up to each evaluation of ``history``. With ``elsewhere`` some answers come
     from another machine or other code. ``failure`` is why a search ended before its time; it has
     neither winner nor family then, whatever it had found.
     """
@@ -57,6 +60,21 @@ class Found:
     times: Mapping[str, float] = field(default_factory=dict)
     elsewhere: bool = False
     failure: str | None = None
+    agent_s_at: Sequence[float] = ()
+
+
+def tracker_for(
+    folder: RunFolder, search: Search, journal: Journal, budget: Budget, reporter: Reporter
+) -> Tracker:
+    """Return the tracker of one search of a run, which goes on in the record that it had."""
+    return open_tracker(
+        search.folder,
+        experiment=folder.config.experiment,
+        run_name=f"{folder.path.name}/{search.name}",
+        warn=reporter.message,
+        uri=folder.config.tracking_uri,
+        continued=Continued(journal.continues, budget),
+    )
 
 
 def run_search(
@@ -67,11 +85,13 @@ def run_search(
     workers: Workers,
     reporter: Reporter,
     tracker: Tracker,
+    shared: Mapping[str, Evaluation] | None = None,
 ) -> Found:
     """Make one search, answering from its journal what is already there; return what it found.
 
-    The weights of the winner and of the family are on disk afterwards. A search whose evaluations
-    fail alike keeps all of them, for going on.
+    ``shared`` are answers of other searches, by key, that left no weights. The weights of the
+    winner and of the family are on disk afterwards. A search whose evaluations fail alike keeps all
+    of them, for going on.
     """
     timed = TimedTracker(tracker)
     timed.start(tracked_params(session, search), {"agent": search.agent, "task": session.task.name})
@@ -80,12 +100,8 @@ def run_search(
     weights = scoring.weights = Weights(
         search.folder / "weights", scoring.rerun, elsewhere=bool(journal.earlier)
     )
-    recorded = RecordedEvaluator(scoring, journal.earlier, pricing.context)
-    cache = CachedEvaluator(recorded, pricing.context, enabled=session.config.cache)
     for evaluation in [*journal.earlier, *journal.records]:
         weights.note(evaluation)
-    for evaluation in journal.records:
-        cache.note(evaluation)
 
     def make_plan(widths: Sequence[int], parent: str | None) -> Plan:
         if parent is None:
@@ -93,13 +109,22 @@ def run_search(
         start = weights.start(parent)
         return session.plan(widths, state_tensors(start.state), start.plan)
 
-    guarded = FailureGuard(cache, journal.records)
-    replay = JournaledEvaluator(guarded, journal)
+    replay = JournaledEvaluator(_asked(session, journal, scoring, shared or {}), journal)
     evaluator = session.racing(replay, scoring)
     task = session.search_task(search.agent, search.seed, evaluator, make_plan)
     name = f"{search.agent} seed {search.seed}"
     bar = reporter.task(name, task.evaluations)
-    task.on_batch = lambda batch: _report(session, task, batch, bar, timed)
+    agent_s_at: list[float] = []
+
+    def times() -> dict[str, float]:
+        journal_s, search_s = journal.seconds - opened_s, time.perf_counter() - begin
+        return times_of(search_s, replay.clock, journal_s, timed.spent_s)
+
+    def on_batch(batch: list[Evaluation]) -> None:
+        agent_s_at.extend([times()["agent_s"]] * len(batch))
+        _report(session, task, batch, bar, timed)
+
+    task.on_batch = on_batch
     task.notify = lambda message: reporter.message(f"{name}: {message}")
     seed_everything(digest_seed(search))
     opened_s, begin = journal.seconds, time.perf_counter()
@@ -114,14 +139,29 @@ def run_search(
     faults.point("search.ended")
     if replay.clock.replayed:
         reporter.message(f"{name}: {replay.clock.told()}")
-    times = times_of(elapsed_s, replay.clock, journal.seconds - opened_s, timed.spent_s)
-    found = Found(search, task.history, None, None, elapsed_s, (), times, bool(journal.earlier))
+    found = Found(
+        *(search, task.history, None, None, elapsed_s, (), times(), bool(journal.earlier)),
+        agent_s_at=agent_s_at,
+    )
     if failure is not None:
         return replace(found, failure=failure)
     best, family = task.best(), [weights.kept(member) for member in task.family]
     state = weights.start(best.key).state if best and best.weights_sha256 else None
     weights.drop_unused()
     return replace(found, best=best, state=state, family=family)
+
+
+def _asked(
+    session: Session, journal: Journal, scoring: Evaluator, shared: Mapping[str, Evaluation]
+) -> FailureGuard:
+    """Return what the journal asks: the cache, then others that know the answer, then workers."""
+    context = journal.context
+    recorded = RecordedEvaluator(scoring, answered(journal.earlier), context, "recorded")
+    known = RecordedEvaluator(recorded, shared, context, "shared")
+    cache = CachedEvaluator(known, context, enabled=session.config.cache)
+    for evaluation in journal.records:
+        cache.note(evaluation)
+    return FailureGuard(cache, journal.records)
 
 
 def times_of(

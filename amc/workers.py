@@ -207,13 +207,17 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 @contextmanager
 def open_workers(
     job: Job, count: int | None, reporter: Reporter, limits: Limits | None = None
 ) -> Iterator[Workers]:
     """Open ``count`` Ray workers (``None``: one a core), or none at all for 0; close them after."""
-    if count is None:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    count = cores() if count is None else count
     if count == 0:
         yield InProcess(job, limits)
         return

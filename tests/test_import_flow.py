@@ -41,7 +41,8 @@ def composes(path: Path) -> bool:
     """Whether a file is part of the composition root, which may import every layer."""
     name = relative(path)
     roots = {
-        *("amc/app.py", "amc/app_bench.py", "amc/app_plans.py", "amc/assembly.py"),
+        *("amc/app.py", "amc/app_arena.py", "amc/app_bench.py", "amc/app_plans.py"),
+        "amc/assembly.py",
         "amc/__main__.py",
     }
     return name in roots or name.startswith("amc/cli/")
@@ -61,7 +62,7 @@ def test_only_the_command_line_imports_the_composition_root(path: Path) -> None:
         upwards = [
             n
             for n in imported(path)
-            if re.match(r"amc\.(app|app_bench|app_plans|assembly|cli)(\.|$)", n)
+            if re.match(r"amc\.(app|app_arena|app_bench|app_plans|assembly|cli)(\.|$)", n)
         ]
         assert upwards == []
 

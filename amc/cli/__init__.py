@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from amc.cli.apply import apply
+from amc.cli.arena import arena
 from amc.cli.bench import bench
 from amc.cli.compare import compare
 from amc.cli.evaluate import evaluate
@@ -33,7 +34,7 @@ from amc.layout import check_layout
 
 COMMANDS = (
     *(search, inspect, resume, journal, compare, export, validate),
-    *(apply, evaluate, finetune, front, measure, train, bench, ui, sync),
+    *(apply, evaluate, finetune, front, arena, measure, train, bench, ui, sync),
 )
 
 application = typer.Typer(

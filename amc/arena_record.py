@@ -1,0 +1,141 @@
+"""What an arena came to: ``arena.json``, one row a search, from which its report is made alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from amc.arena import TaskLabel
+from amc.config_sections import AgentName
+from amc.errors import InputError
+from amc.invalid import explain
+from amc.strict_json import read_json
+from amc.summary_file import Count, DenseRow, Number, Positive, Text
+
+Fraction = Number | None
+Part = TypeVar("Part", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Bouted(_Part):
+    """One search that is done.
+
+    ``best`` is the best score within the budget after each evaluation, in the task's unit and on
+    the images that the search saw, ``None`` before the first; ``seconds`` is what the search had
+    cost by then: the agent's own time and that of each evaluation, on one core. ``agent_s`` and
+    ``evaluation_s`` are those sums at the end, ``wall_s`` both together. An answer that another
+    search had found counts with the seconds that it took there; ``shared`` and ``cached`` say how
+    many were so, and how many were answers of the same search.
+
+    ``search_accuracy`` is the winner's on the whole search split, ``searched_accuracy`` on the
+    images that the search saw. Scores of a search without a plan are ``None``.
+    """
+
+    task: TaskLabel
+    agent: AgentName
+    method: AgentName
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    evaluations: Count
+    best: tuple[Fraction, ...]
+    seconds: tuple[Positive, ...]
+    evaluation_s: Positive
+    agent_s: Positive
+    wall_s: Positive
+    cached: Count
+    shared: Count
+    searched_accuracy: Fraction
+    search_accuracy: Fraction
+    test_accuracy: Fraction
+    finetuned_search_accuracy: Fraction
+    finetuned_test_accuracy: Fraction
+    macs: Count | None
+    params: Count | None
+    predicted_latency_s: Positive | None
+    budget_used: Positive | None
+    measured_latency_s: Positive | None = None
+    measured_raw_s: Positive | None = None
+    clock_factor: Positive | None = None
+    noisy: bool | None = None
+    speedup: Positive | None = None
+    failure: Text | None = None
+
+
+class TaskFacts(_Part):
+    """What the searches of one task share. They see ``search_images`` of the search split, of which
+    there are ``whole_search_images``; ``dense_search_accuracy`` is on all of these.
+    """
+
+    network: Text
+    space: Text
+    budget: dict[Text, Number]
+    metric: Text
+    recovery: Text
+    evaluations: Count
+    search_images: Count
+    whole_search_images: Count
+    test_images: Count
+    finetune_steps: Count
+    batch_size: Count
+    dense_search_accuracy: Fraction
+    dense: DenseRow
+
+
+class Arena(_Part):
+    """A whole arena; ``entries`` has each label's agent and options, ``provenance`` versions."""
+
+    schema_version: Annotated[int, Field(ge=1, le=1)] = 1
+    name: Text
+    tasks: tuple[TaskLabel, ...]
+    agents: tuple[AgentName, ...]
+    task_facts: dict[TaskLabel, TaskFacts]
+    entries: dict[AgentName, dict[str, Any]]
+    runs: Annotated[tuple[Bouted, ...], Field(min_length=1)]
+    missing: tuple[Text, ...] = ()
+    provenance: dict[str, Any] = {}
+
+    def of(self, task: str | None = None, agent: str | None = None) -> list[Bouted]:
+        """Return the searches of a task and an agent (``None``: all), in their order."""
+        return [r for r in self.runs if task in (None, r.task) and agent in (None, r.agent)]
+
+    def labels(self, task: str | None = None) -> list[str]:
+        """Return the agents of which there is a search on ``task`` (``None``: on all tasks)."""
+        tasks: Sequence[str] = self.tasks if task is None else (task,)
+        return [a for a in self.agents if all(self.of(t, a) for t in tasks)]
+
+
+def read_arena(path: Path) -> Arena:
+    """Return the arena in a file; ``InputError`` names each field that is not as it must be."""
+    return checked(read_json(path, "arena"), Arena, path)
+
+
+def read_bout(path: Path) -> tuple[Bouted, TaskFacts]:
+    """Return the search in a run folder's own file, and what is known of its task."""
+    value = read_json(path, "arena's search")
+    if not isinstance(value, dict) or set(value) != {"run", "task"}:
+        raise InputError(f"{str(path)!r} has not the keys run and task; remove it, and run again")
+    return checked(value["run"], Bouted, path), checked(value["task"], TaskFacts, path)
+
+
+def checked(value: Any, kind: type[Part], path: Path) -> Part:
+    """Return ``value``, read from the file ``path``, as ``kind``."""
+    try:
+        # As JSON, where a list may be a tuple.
+        return kind.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise InputError(f"{str(path)!r}: {explain(error, kind)}; write it again") from error
+
+
+def cumulated(values: Iterable[float]) -> list[float]:
+    """Return the sum up to each of ``values``, to a microsecond."""
+    total, sums = 0.0, []
+    for value in values:
+        total += value
+        sums.append(round(total, 6))
+    return sums

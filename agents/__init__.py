@@ -10,4 +10,7 @@ AGENTS: dict[str, str] = {
     "random_search": "agents.random_search:RandomSearchAgent",
     "analytic": "agents.analytic:AnalyticAgent",
     "evolution": "agents.evolution:EvolutionAgent",
+    "tpe": "agents.tpe:TPEAgent",
+    "cma_es": "agents.cma_es:CMAESAgent",
+    "gp": "agents.gp:GPAgent",
 }

@@ -47,6 +47,9 @@ GAP = {
     "random_search": 0.7,
     "analytic": 0.2,
     "evolution": 0.2,
+    "tpe": 0.5,
+    "cma_es": 0.4,
+    "gp": 0.4,
 }
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
 

@@ -38,9 +38,9 @@ class AskAndTellAgent(Agent):
     First come the uniform plan and (``start: analytic``) the one of ``analytic`` where the task has
     error curves, then batches of ``task.walks`` plans, all asked for before the first is told. A
     plan that was evaluated before is not evaluated again: its keep ratios take normal steps of
-    growing length until the plan is new, ``redraws`` times; where none of the batch is, the search
-    ends early. What was moved is told where it went. A plan that cannot be scored is told the
-    worst reward so far, and as failed while there is none.
+    growing length until the plan is new, ``redraws`` times; then the batch ends, and where it is
+    empty, the search. Of what was moved the optimiser is told where it went. A plan that cannot be
+    scored is told the worst reward so far, and as failed while there is none.
 
     All draws follow from the task's seed; the study is in memory, and reads no clock.
     """
@@ -114,6 +114,7 @@ class AskAndTellAgent(Agent):
                     break
             else:
                 study.tell(trial, state=TrialState.FAIL)
+                return batch
         return batch
 
 
@@ -167,7 +168,8 @@ def _moved(
     """Return ``values`` after a normal step, the longer the more redraws there were."""
     low, high = _bounds(space)
     deviation = STEP * np.sqrt(redraw) * (high - low)
-    return np.clip(values + deviation * generator.standard_normal(len(values)), low, high)
+    wishes = values + deviation * generator.standard_normal(len(values))
+    return np.asarray(np.clip(wishes, low, high))
 
 
 def _replaced(study: Study, number: int, params: dict[str, float]) -> int:

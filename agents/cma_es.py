@@ -30,7 +30,7 @@ class CMAESAgent(AskAndTellAgent):
         self,
         *,
         start: str = "analytic",
-        redraws: int = 200,
+        redraws: int = 100,
         sigma: float = 0.15,
         population: int | None = None,
     ) -> None:

@@ -33,7 +33,11 @@ class AskAndTellAgent(Agent):
     origin, and what is executed differs from what was asked for; ``tells`` says which of the two
     the optimiser is told the reward of. Executed keep ratios lie on the surface of full budgets,
     one parameter fewer: that suits densities such as TPE's, but a regression finds nothing off the
-    surface to hold it back there, and an evolution path is one of steps that were asked for.
+    surface to hold it back there, and an evolution path is one of steps that were asked for. On
+    toys of 6 to 20 sites ``tpe`` gained by it (12.4 instead of 9.8 points of score over the uniform
+    plan, 20 sites), ``gp`` lost (0.22 instead of 0.08 of the uniform plan's distance to the
+    optimum, 6 sites), and ``cma_es`` did either. Keep ratios did as well as their logarithms, or
+    better.
 
     First come the uniform plan and (``start: analytic``) the one of ``analytic`` where the task has
     error curves, then batches of ``task.walks`` plans, all asked for before the first is told. A

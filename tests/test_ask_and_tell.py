@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import CmaEsSampler, GPSampler
 from optuna.trial import TrialState, create_trial
 
@@ -114,7 +114,7 @@ def test_a_plan_without_a_score_is_told_the_worst_so_far() -> None:
 
 
 def test_a_replaced_trial_keeps_what_the_optimiser_noted_beside_it() -> None:
-    space = {name: FloatDistribution(0.0, 1.0) for name in "xy"}
+    space: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in "xy"}
     study = optuna.create_study(direction="maximize", sampler=CmaEsSampler(seed=0))
     study.add_trial(create_trial(value=1.0, params={"x": 0.5, "y": 0.5}, distributions=space))
     trial = study.ask(space)

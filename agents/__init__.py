@@ -15,4 +15,7 @@ AGENTS: dict[str, str] = {
     "sensitivity": "agents.sensitivity:SensitivityAgent",
     "greedy": "agents.greedy:GreedyAgent",
     "knapsack": "agents.knapsack:KnapsackAgent",
+    "tpe": "agents.tpe:TPEAgent",
+    "cma_es": "agents.cma_es:CMAESAgent",
+    "gp": "agents.gp:GPAgent",
 }

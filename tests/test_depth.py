@@ -118,6 +118,7 @@ def test_every_kind_of_agent_removes_blocks(
     target = tmp_path / "table.json"
     invented(structure_of(task, space, 32)).save(target)
     agents: dict[str, Any] = {"ddpg": {}, "random_search": {}, "evolution": {}}
+    agents |= {"tpe": {"startup": 2}, "cma_es": {}, "gp": {"startup": 2}}
     agents["netadapt"] = {"evaluations": 40, "short_term_steps": 1}
     config = {
         **SMALL,

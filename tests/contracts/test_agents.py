@@ -52,7 +52,12 @@ GAP = {
     "knapsack": 0.1,
     "shallow": 3.0,  # slopes that nobody fitted to the task at hand
     "deep": 1.3,
+    "tpe": 0.2,
+    "cma_es": 0.4,
+    "gp": 0.2,
 }
+# Those whose plans depend on the seed.
+DRAWING = ("ddpg", "random_search", "evolution", "knapsack", "tpe", "cma_es", "gp")
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
 
 
@@ -103,7 +108,9 @@ def test_same_seed_same_requests_whatever_an_evaluation_draws(name: str) -> None
     assert run(name, toy_task(sites=4, evaluations=24, seed=3), disturb=True) == quiet
 
 
-@pytest.mark.parametrize("name", ["ddpg", "random_search", "evolution", "knapsack"])
+@pytest.mark.parametrize(
+    "name", ["ddpg", "random_search", "evolution", "knapsack", "tpe", "cma_es", "gp"]
+)
 def test_another_seed_makes_other_requests(name: str) -> None:
     first = run(name, toy_task(sites=4, evaluations=12, seed=3))
     assert run(name, toy_task(sites=4, evaluations=12, seed=4)) != first

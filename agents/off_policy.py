@@ -86,12 +86,15 @@ class OffPolicyAgent(Agent):
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         require_flag(f"agents.{self.name}.start", self.start)
-        for option, least in WHOLE.items():
-            if (given := getattr(self, option, None)) is not None:
-                require_number(f"agents.{self.name}.{option}", given, least, 1e6, whole=True)
-        for option, limits in RANGES.items():
-            if (given := getattr(self, option, None)) is not None:
-                require_number(f"agents.{self.name}.{option}", given, *limits)
+        given = {**vars(self)}
+        if self.warmup_episodes is None:
+            del given["warmup_episodes"]
+        for option, value in given.items():
+            if option in WHOLE:
+                least = WHOLE[option]
+                require_number(f"agents.{self.name}.{option}", value, least, 1e6, whole=True)
+            elif option in RANGES:
+                require_number(f"agents.{self.name}.{option}", value, *RANGES[option])
 
     def schedule(self, horizon: int) -> Schedule:
         """Return the exploration of a search laid out for ``horizon`` episodes."""
@@ -147,9 +150,10 @@ class EntropyAgent(OffPolicyAgent):
     ``temperature`` is the first weight of the entropy, and ``temperature_lr`` Adam's rate for its
     logarithm, 0 to leave it as it is. It is led to ``target_entropy``, nats an action's number on
     [-1, 1]: at the published -1 a normal distribution has a deviation of 0.09, or 0.045 of the
-    range of widths. The published first temperature, 1, is that of returns in the thousands. Plans'
-    rewards differ by some hundredths, and a short search has some hundred gradient steps, in which
-    it would not fall to a hundredth.
+    range of widths. The published first temperature, 1, is that of returns in the thousands. The
+    scores of plans differ by some hundredths, and a short search has some hundred gradient steps,
+    in which it would hardly fall: from 1 on, ``sac`` was no better than random search on the toy
+    problem of the tests.
     """
 
     temperature: float = 0.01

@@ -5,7 +5,7 @@ the return; of all of them together the largest ``dropped`` for each network are
 target. Deviations, beside those of ``sac``:
 
 - Two critics of 300-300 units, sb3_contrib's number; published are five of 512-512-512. Five of
-  300-300 take three times as long: 32 instead of 11 s on one core for 100 episodes of 20 sites.
+  300-300 take 25 instead of 10 s on one core for 100 episodes of 20 sites.
 - The loss is the mean over the quantiles, as in sb3_contrib; published is their sum.
 """
 

@@ -80,7 +80,7 @@ def test_the_reward_is_on_every_transition_and_the_last_one_ends_the_episode(
 
 @EACH
 def test_gradient_steps_and_learning_rates(kind: type[OffPolicyAgent]) -> None:
-    rates = {"actor_lr": 1e-5, "critic_lr": 1e-4}
+    rates: dict[str, Any] = {"actor_lr": 1e-5, "critic_lr": 1e-4}
     task = toy_task(sites=3, walks=4, evaluations=20, horizon=16)
     model = search(kind(**SMALL, **rates), task)
     # 16 episodes end before the last batch, 4 of them in the warm-up: L steps for each later one.
@@ -157,10 +157,18 @@ def test_the_temperature_is_led_to_the_entropy_asked_for(kind: type[EntropyAgent
         assert model.target_entropy == options.get("target_entropy", -1.0)
         return float(model.log_ent_coef.detach().exp())
 
-    rates = {"temperature": 0.25, "temperature_lr": 0.05}
+    rates: dict[str, Any] = {"temperature": 0.25, "temperature_lr": 0.05}
     assert temperature(target_entropy=-4.0, **rates) < 0.25
     assert temperature(target_entropy=0.69, **rates) > 0.25
     assert temperature(temperature_lr=0.0) == pytest.approx(0.01)
+
+
+@EACH
+def test_only_the_warm_up_may_be_left_to_the_horizon(kind: type[OffPolicyAgent]) -> None:
+    nothing: Any = None
+    with pytest.raises(InputError, match=r"\.hidden must be a whole number .* got None"):
+        kind(hidden=nothing)
+    assert kind(warmup_episodes=None).warmup_episodes is None
 
 
 def test_tqc_keeps_a_quantile() -> None:

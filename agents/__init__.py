@@ -5,6 +5,10 @@ Adding one takes a file here with a class that has ``search(task)``, and a line 
 
 AGENTS: dict[str, str] = {
     "ddpg": "agents.ddpg:DDPGAgent",
+    "td3": "agents.td3:TD3Agent",
+    "sac": "agents.sac:SACAgent",
+    "tqc": "agents.tqc:TQCAgent",
+    "crossq": "agents.crossq:CrossQAgent",
     "netadapt": "agents.netadapt:NetAdaptAgent",
     "uniform": "agents.uniform:UniformAgent",
     "random_search": "agents.random_search:RandomSearchAgent",

@@ -27,19 +27,19 @@ of the default, ``adapted``, each an option or forced by the batch:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
-
-from agents.analytic import demonstration
 from agents.base import Agent, require_choice, require_flag, require_number
-from agents.ddpg_learner import AMCDDPG, EpisodeReplayBuffer, Schedule
-from agents.uniform import uniform_widths
+from agents.ddpg_learner import AMCDDPG
+from agents.off_policy import (
+    demonstrations,
+    episode_options,
+    learn,
+    one_thread,
+    say_if_all_random,
+)
+from agents.off_policy_learner import Schedule
 from amc.search_task import SearchTask
 from envs.state import ACTIONS, STATES, Convention
 from envs.vector import PruningVecEnv
@@ -71,17 +71,6 @@ PROTOCOLS: Final[dict[str, dict[str, Any]]] = {
         "lower_bound": 0.2,
     },
 }
-
-
-class _StopWhenSpent(BaseCallback):
-    """Ends ``learn()`` after the last evaluation, before the gradient steps nobody would use."""
-
-    def __init__(self, task: SearchTask) -> None:
-        super().__init__()
-        self.task = task
-
-    def _on_step(self) -> bool:
-        return self.task.remaining > 0
 
 
 # The least value of each option that is a whole number, and of each that is a number up to 1.
@@ -162,19 +151,10 @@ class DDPGAgent(Agent):
         self.convention = Convention(self.state, self.action, *bounds)
 
     def schedule(self, horizon: int) -> Schedule:
-        """Return the exploration of a search laid out for ``horizon`` episodes.
-
-        Warm-up is a quarter (the paper's 100 of 400), at most the published 100; the decay is the
-        published 0.95, or faster where that would not end at ``sigma_final``. From 60 episodes on
-        it is the published one.
-        """
-        warmup = self.warmup_episodes
-        if warmup is None:
-            warmup = min(100, -(-horizon // 4))
-        decay = self.sigma_decay
-        if decay is None:
-            decay = min(0.95, (self.sigma_final / self.sigma0) ** (1 / max(1, horizon - warmup)))
-        return Schedule(warmup, self.sigma0, decay)
+        """Return the exploration of a search laid out for ``horizon`` episodes."""
+        return Schedule.laid_out(
+            horizon, self.warmup_episodes, self.sigma0, self.sigma_decay, self.sigma_final
+        )
 
     def check(self, task: SearchTask) -> None:
         """Raise ``InputError`` where no walk can end within the budget."""
@@ -182,63 +162,29 @@ class DDPGAgent(Agent):
 
     def search(self, task: SearchTask) -> None:
         """Learn until the evaluations are spent; say so where none would be left to learn from."""
-        warmup = self.schedule(task.horizon).warmup_episodes
-        if warmup >= task.horizon:
-            task.notify(
-                f"all of its {task.horizon} episodes are random, as the first {warmup} are; raise "
-                "evaluations or lower agents.ddpg.warmup_episodes"
-            )
+        say_if_all_random(task, "ddpg", self.schedule(task.horizon))
         with one_thread():
             env = PruningVecEnv(task, self.convention)
-            plans = [
-                uniform_widths(task) if self.demonstrate_uniform else None,
-                demonstration(task) if self.demonstrate_analytic else None,
-            ]
-            env.demonstrate(list(dict.fromkeys(plan for plan in plans if plan is not None)))
-            model = self.model(task, env)
-            model.set_logger(Logger(None, []))  # its own would leave a folder among temporary files
-            model.learn(2**60, callback=_StopWhenSpent(task), log_interval=None)  # type: ignore[arg-type]
+            env.demonstrate(
+                demonstrations(task, self.demonstrate_uniform, self.demonstrate_analytic)
+            )
+            learn(task, self.model(task, env))
 
     def model(self, task: SearchTask, env: PruningVecEnv) -> AMCDDPG:
         """Return the learner for one search, not yet trained."""
-        length, walks = len(env.course.steps), task.walks
         schedule = self.schedule(task.horizon)
+        episodes = self.buffer_episodes, self.baseline_rate, self.store_executed
         return AMCDDPG(
             env,
             schedule,
             (self.actor_lr, self.critic_lr),
             self.redraws,
-            buffer_size=-(-self.buffer_episodes // walks) * walks * length,
-            learning_starts=schedule.warmup_episodes * length,
+            **episode_options(env, schedule, *episodes),
             batch_size=self.batch_size,
             tau=self.tau,
             gamma=self.gamma,
-            train_freq=(length, "step"),
-            gradient_steps=-1,  # as many as steps taken: L for each of the finished episodes
-            replay_buffer_class=EpisodeReplayBuffer,
-            replay_buffer_kwargs={
-                "length": length,
-                "rate": self.baseline_rate,
-                "store_executed": self.store_executed,
-            },
             policy_kwargs={
                 "net_arch": [self.hidden, self.hidden],
                 "optimizer_kwargs": {"fused": True},
             },
-            seed=task.seed % 2**32,
-            device="cpu",
         )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, and put the number back at the end.
-
-    These networks are too small for more to gain anything.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

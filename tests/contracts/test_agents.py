@@ -18,8 +18,6 @@ import torch
 
 from agents import AGENTS
 from agents.base import Agent
-from agents.ddpg import DDPGAgent
-from agents.ddpg_learner import AMCDDPG
 from agents.uniform import uniform_widths
 from amc.errors import BudgetSpent, InputError
 from amc.evaluation import Request
@@ -42,6 +40,10 @@ from tests.toy import toy_task as toy_task_with_or_without
 # a newcomer without an entry must not be worse than uniform.
 GAP = {
     "ddpg": 0.3,
+    "td3": 0.4,
+    "sac": 0.4,
+    "tqc": 0.4,
+    "crossq": 0.6,
     "netadapt": 0.1,
     "uniform": 1.0,
     "random_search": 0.7,
@@ -56,8 +58,15 @@ GAP = {
     "cma_es": 0.4,
     "gp": 0.2,
 }
+# Smaller networks, so that no test takes long.
+SMALLER: dict[str, dict[str, Any]] = {
+    "sac": {"hidden": 64},
+    "tqc": {"hidden": 64},
+    "crossq": {"hidden": 64, "critic_hidden": 64},
+}
+LEARNERS = ["ddpg", "td3", "sac", "tqc", "crossq"]
 # Those whose plans depend on the seed.
-DRAWING = ("ddpg", "random_search", "evolution", "knapsack", "tpe", "cma_es", "gp")
+DRAWING = [*LEARNERS, "random_search", "evolution", "knapsack", "tpe", "cma_es", "gp"]
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
 
 
@@ -73,7 +82,7 @@ def run(name: str, task: SearchTask, *, disturb: bool = False) -> list[Request]:
     """Search as the application does; return the requests in order."""
     assert isinstance(task.evaluator, ToyEvaluator)
     task.evaluator.disturb = disturb
-    agent = make(name)
+    agent = make(name, **SMALLER.get(name, {}))
     agent.check(task)
     seed_everything(task.seed)
     with contextlib.suppress(BudgetSpent):
@@ -108,9 +117,7 @@ def test_same_seed_same_requests_whatever_an_evaluation_draws(name: str) -> None
     assert run(name, toy_task(sites=4, evaluations=24, seed=3), disturb=True) == quiet
 
 
-@pytest.mark.parametrize(
-    "name", ["ddpg", "random_search", "evolution", "knapsack", "tpe", "cma_es", "gp"]
-)
+@pytest.mark.parametrize("name", DRAWING)
 def test_another_seed_makes_other_requests(name: str) -> None:
     first = run(name, toy_task(sites=4, evaluations=12, seed=3))
     assert run(name, toy_task(sites=4, evaluations=12, seed=4)) != first
@@ -206,15 +213,16 @@ def test_broken_scores_are_infeasible_and_the_search_ends_with_a_plan(
     name: str, penalty: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = toy_task(sites=5, evaluations=36, horizon=36)
+    agent = make(name, **SMALLER.get(name, {}))
     learners: list[Any] = []
-    make_model = DDPGAgent.model
+    make_model = getattr(agent, "model", None)
 
-    def remembered(self: DDPGAgent, task: SearchTask, env: PruningVecEnv) -> AMCDDPG:
-        model = make_model(self, task, env)
-        learners.append(model)
-        return model
+    def remembered(task: SearchTask, env: PruningVecEnv) -> Any:
+        assert make_model is not None
+        learners.append(make_model(task, env))
+        return learners[-1]
 
-    monkeypatch.setattr(DDPGAgent, "model", remembered)
+    monkeypatch.setattr(agent, "model", remembered, raising=False)
     assert isinstance(task.evaluator, ToyEvaluator)
     kept = task.evaluator.kept
     pricing = Pricing(
@@ -228,7 +236,6 @@ def test_broken_scores_are_infeasible_and_the_search_ends_with_a_plan(
     guarded = FailureGuard(CachedEvaluator(scoring, "toy"), journal.records)
     task.evaluator = JournaledEvaluator(guarded, journal)
     task.on_batch = lambda batch: kept.update({e.key: e.request.plan for e in batch})
-    agent = make(name)
     seed_everything(task.seed)
     with contextlib.suppress(BudgetSpent):
         agent.search(task)
@@ -254,4 +261,4 @@ def test_broken_scores_are_infeasible_and_the_search_ends_with_a_plan(
         assert np.isfinite(buffer.rewards).all()
         state = learner.policy.state_dict()
         assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
-    assert len(learners) == (name == "ddpg")
+    assert len(learners) == (name in LEARNERS)

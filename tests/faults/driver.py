@@ -25,7 +25,8 @@ from tests.faults.disk import fill_at
 
 # What a search imports on use, which takes seconds in every life.
 LOADED = [
-    *("agents.ddpg", "agents.netadapt", "agents.evolution", "amc.zoo.digits", "amc.zoo.fashion"),
+    *("agents.ddpg", "agents.td3", "agents.sac", "agents.tqc", "agents.crossq", "agents.netadapt"),
+    *("agents.evolution", "amc.zoo.digits", "amc.zoo.fashion"),
     *("amc.plots", "torch._dynamo"),
 ]
 # A batch that begins, each of its evaluations, and one that is made again for its weights.

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from agents import AGENTS
 from amc import app, calibration, cli, faults, finish, plots, pricing, timing
 from amc.config import parse_config
 from amc.evaluation import Evaluation, Request
@@ -25,9 +26,8 @@ from tests.faults.disk import fill_at
 
 # What a search imports on use, which takes seconds in every life.
 LOADED = [
-    *("agents.ddpg", "agents.td3", "agents.sac", "agents.tqc", "agents.crossq", "agents.netadapt"),
-    *("agents.evolution", "amc.zoo.digits", "amc.zoo.fashion"),
-    *("amc.plots", "torch._dynamo"),
+    *(entry.partition(":")[0] for entry in AGENTS.values()),
+    *("amc.zoo.digits", "amc.zoo.fashion", "amc.plots", "torch._dynamo"),
 ]
 # A batch that begins, each of its evaluations, and one that is made again for its weights.
 BATCH, LIVE, AGAIN = "b", ".", "r"

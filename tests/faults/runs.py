@@ -15,7 +15,7 @@ from amc.task import Task, load_task
 from tests.conftest import SMALL
 from tests.faults.driver import Trial, kill_after
 
-EVALUATIONS = {"netadapt": 30, "uniform": 1, "analytic": 2}
+EVALUATIONS = {"netadapt": 30, "uniform": 1, "analytic": 2, "shallow": 1, "deep": 1}
 IMAGES = 500
 
 

@@ -24,7 +24,7 @@ ENDING = ("search.ended:1", "result.plan_written:1", "summary.written:1")
 CHAIN = ((*BEFORE, *WRITING, *ENDING),)
 # A single batch is written only once.
 CHAINS_OF_ONE = ((*BEFORE, WRITING[0], *ENDING), (WRITING[1], "search.batch_seen:1"))
-ONE_BATCH = ("uniform", "analytic")
+ONE_BATCH = ("uniform", "analytic", "shallow", "deep")
 # With Ray: what is scored is small, the network is not.
 RESNET20 = {
     **SMALL,

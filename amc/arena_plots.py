@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
 from amc.arena_record import Arena
 from amc.arena_scores import Curve, Floats, Front
@@ -20,13 +20,14 @@ from amc.plots import BLUE, GREY, ORANGE, accuracy_axis, legend_below, new_figur
 LABEL_INCHES = 0.155  # between the names at the ends of lines
 POINTER = {"arrowstyle": "-", "lw": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
 TITLES_INCHES = 0.9  # of a panel, above and below its lines
+TASK_SCORE = "task"  # the configuration's name for the task's own
 LOWEST = 0.1  # of the lines may start below the picture
 
 
 def curves(
-    title: str, by_task: Mapping[str, Sequence[Curve]], best: Sequence[str], unit: str
+    title: str, by_task: Mapping[str, Sequence[Curve]], best: Sequence[str], unit: str, score: str
 ) -> Figure:
-    """Return the best score so far against ``unit``, a panel a task, a line an agent.
+    """Return the best ``score`` so far against ``unit``, a panel a task, a line an agent.
 
     The agents ``best`` have colours and bands of 95%, the others are grey; all have their names at
     the ends of their lines.
@@ -50,6 +51,8 @@ def curves(
                 zorder=3 if colour else 2,
             )
         accuracy_axis(axes, _shown(own))
+        if score != TASK_SCORE:
+            axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         if unit == "seconds":
             axes.set_xscale("log")
             axes.set_xlabel("seconds of search: agent and evaluations, on one core")
@@ -58,7 +61,8 @@ def curves(
             axes.set_xlabel("evaluations")
         _names(axes, [c for c in own if np.isfinite(c.mean[-1:]).all()], looks, height)
     for row in panels[:: _columns(len(by_task))]:
-        row.set_ylabel("best search accuracy within budget")
+        named = "accuracy" if score == TASK_SCORE else score.replace("_", " ")
+        row.set_ylabel(f"best {named} within budget, search images")
     return figure
 
 

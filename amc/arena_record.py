@@ -27,15 +27,16 @@ class _Part(BaseModel):
 class Bouted(_Part):
     """One search that is done.
 
-    ``best`` is the best score within the budget after each evaluation, in the task's unit and on
-    the images that the search saw, ``None`` before the first; ``seconds`` is what the search had
+    ``best`` is the best score within the budget after each evaluation, the score that the search
+    goes by on the images that it sees, ``None`` before the first; ``seconds`` is what it had
     cost by then: the agent's own time and that of each evaluation, on one core. ``agent_s`` and
     ``evaluation_s`` are those sums at the end, ``wall_s`` both together. An answer that another
     search had found counts with the seconds that it took there; ``shared`` and ``cached`` say how
     many were so, and how many were answers of the same search.
 
     ``search_accuracy`` is the winner's on the whole search split, ``searched_accuracy`` on the
-    images that the search saw. Scores of a search without a plan are ``None``.
+    images that the search saw, both in the task's unit. Scores of a search without a plan are
+    ``None``.
     """
 
     task: TaskLabel
@@ -68,8 +69,9 @@ class Bouted(_Part):
 
 
 class TaskFacts(_Part):
-    """What the searches of one task share. They see ``search_images`` of the search split, of which
-    there are ``whole_search_images``; ``dense_search_accuracy`` is on all of these.
+    """What the searches of one task share. They go by ``score``, the task's own or another, on
+    ``search_images`` of the search split, of which there are ``whole_search_images``;
+    ``dense_search_accuracy`` is on all of these.
     """
 
     network: Text
@@ -78,6 +80,7 @@ class TaskFacts(_Part):
     metric: Text
     recovery: Text
     evaluations: Count
+    score: Text
     search_images: Count
     whole_search_images: Count
     test_images: Count

@@ -184,7 +184,7 @@ def _agreement(arena: Arena) -> str:
         [told, one.task, str(one.n), f"{one.spearman:.3f}", f"{one.pearson:.3f}"]
         for score, told in (
             ("search_accuracy", "whole search split"),
-            ("searched_accuracy", "what the search saw of it"),
+            ("best", "what the search went by"),
         )
         for one in correlations(arena, score)  # type: ignore[arg-type]
     ]
@@ -209,6 +209,7 @@ def _draw(
 ) -> list[str]:
     """Draw the pictures; return their names."""
     tasks, name = arena.tasks, arena.name
+    scores = {facts.score for facts in arena.task_facts.values()}
     order = sorted(agents, key=lambda agent: bootstrap.ranks[agent].value)
     wins = np.array([[bootstrap.improvement(a, b).value for b in order] for a in order])
     median = {
@@ -222,12 +223,13 @@ def _draw(
     }
     by_evaluations = {task: curves_by_evaluations(arena, task) for task in tasks}
     by_seconds = {task: curves_by_seconds(arena, task) for task in tasks}
+    score = "score" if len(scores) > 1 else next(iter(scores))
     figures = {
         "ranks": arena_plots.ranks(f"{name}: ranks", bootstrap.ranks),
         "evaluations": arena_plots.curves(
-            f"{name}: best so far", by_evaluations, best, "evaluations"
+            f"{name}: best so far", by_evaluations, best, "evaluations", score
         ),
-        "seconds": arena_plots.curves(f"{name}: at equal time", by_seconds, best, "seconds"),
+        "seconds": arena_plots.curves(f"{name}: at equal time", by_seconds, best, "seconds", score),
         "improvement": arena_plots.improvement(f"{name}: probability of improvement", order, wins),
         "costs": arena_plots.costs(
             f"{name}: cost of a search", order, median["evaluation_s"], median["agent_s"]

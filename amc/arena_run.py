@@ -106,7 +106,7 @@ def keep(
         *("test_accuracy", "finetuned_search_accuracy", "finetuned_test_accuracy"),
         *("macs", "params", "predicted_latency_s", "budget_used", "failure"),
     )
-    values = [None if e is None else e.in_task_unit for e in within(found.history, session.budget)]
+    values = [None if e is None else e.score for e in within(found.history, session.budget)]
     run = {
         "task": bout.task,
         "agent": bout.label,
@@ -137,6 +137,7 @@ def _facts(session: Session, row: Mapping[str, Any]) -> dict[str, Any]:
         "metric": row["metric"],
         "recovery": config.recovery,
         "evaluations": config.evaluations,
+        "score": config.score,
         "search_images": row["search_images"],
         "whole_search_images": row["whole_search_images"],
         "test_images": row["test_images"],

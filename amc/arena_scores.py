@@ -173,19 +173,23 @@ def _curve(agent: str, at: Floats, rows: Sequence[Sequence[float | None]]) -> Cu
     return Curve(agent, len(rows), at, mean, low, high)
 
 
-def correlations(
-    arena: Arena, score: Literal["searched_accuracy", "search_accuracy"]
-) -> list[Correlation]:
-    """Return, for each task, how a score of the search goes with accuracy after fine-tuning.
+def correlations(arena: Arena, score: Literal["best", "search_accuracy"]) -> list[Correlation]:
+    """Return, for each task, how a score of the winners goes with accuracy after fine-tuning.
 
-    Left out are tasks with fewer than three winners, or equal ones.
+    ``best`` is what the search went by, ``search_accuracy`` that on the whole split. Left out are
+    tasks with fewer than three winners, or equal ones.
     """
     found = []
     for task in arena.tasks:
-        pairs = [
-            (getattr(run, score), run.finetuned_test_accuracy)
+        both = [
+            (run.best[-1:] if score == "best" else [run.search_accuracy], run)
             for run in arena.of(task)
-            if None not in (getattr(run, score), run.finetuned_test_accuracy)
+        ]
+        pairs = [
+            (value, run.finetuned_test_accuracy)
+            for values, run in both
+            for value in values
+            if None not in (value, run.finetuned_test_accuracy)
         ]
         x, y = np.array(pairs, dtype=float).reshape(-1, 2).T
         if len(pairs) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:

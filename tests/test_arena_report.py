@@ -27,7 +27,13 @@ from tests.test_plots import colours
 
 FACTS = {
     **{"network": "net", "space": "channel", "budget": {"macs": 0.5}, "metric": "accuracy"},
-    **{"recovery": "none", "evaluations": 4, "search_images": 100, "whole_search_images": 400},
+    **{
+        "score": "task",
+        "recovery": "none",
+        "evaluations": 4,
+        "search_images": 100,
+        "whole_search_images": 400,
+    },
     **{"test_images": 300, "finetune_steps": 9, "batch_size": 8, "dense_search_accuracy": 0.9},
     "dense": {"test_accuracy": 0.9, "predicted_latency_s": 0.004},
 }

@@ -49,6 +49,7 @@ class AskAndTellAgent(Agent):
     All draws follow from the task's seed; the study is in memory, and reads no clock.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("optuna",)
     tells: ClassVar[Literal["asked", "executed"]] = "asked"
 
     def __init__(self, name: str, start: str, redraws: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from amc.errors import InputError
 from amc.printable import shown
@@ -17,7 +17,10 @@ class Agent(Protocol):
     tasks make equal requests: an agent draws only from generators that it seeds with ``task.seed``,
     or from the global ones, which are seeded for it before ``search`` is called. What depends on
     the length of a search reads ``task.horizon``, which never changes, not ``task.evaluations``.
+    ``packages`` are the libraries that decide what it asks for; journals name their versions.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def check(self, task: SearchTask) -> None:
         """Raise ``InputError`` where the method cannot work with this task; evaluates nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from typing import ClassVar
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler
@@ -25,6 +26,8 @@ class CMAESAgent(AskAndTellAgent):
     parameters have ranges, and draws beyond them are repeated; without first plans the first batch
     is drawn at random.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("optuna", "cmaes")
 
     def __init__(
         self,

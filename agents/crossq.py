@@ -37,6 +37,7 @@ class CrossQAgent(EntropyAgent):
     """CrossQ on the episodes of ``ddpg``; options as in ``EntropyAgent`` and above."""
 
     name: ClassVar[str] = "crossq"
+    packages: ClassVar[tuple[str, ...]] = ("sb3-contrib",)
     actor_lr: float = 1e-3
     critic_hidden: int = 300
     policy_delay: int = 3

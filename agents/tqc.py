@@ -34,6 +34,7 @@ class TQCAgent(EntropyAgent):
     """TQC on the episodes of ``ddpg``; options as in ``SACAgent`` and above."""
 
     name: ClassVar[str] = "tqc"
+    packages: ClassVar[tuple[str, ...]] = ("sb3-contrib",)
     tau: float = 0.01
     critics: int = 2
     quantiles: int = 25

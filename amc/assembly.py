@@ -9,6 +9,7 @@ import inspect as python_inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,10 +155,17 @@ def journal_facts(session: Session) -> dict[str, dict[str, Any]]:
     return {
         name: {
             **common,
-            "code": {"agent": code_digest([_module(AGENTS[name])]), "evaluations": digest},
+            "code": {"agent": _code_of_agent(name), "evaluations": digest},
         }
         for name in session.config.agents
     }
+
+
+def _code_of_agent(name: str) -> str:
+    """Return the digest of an agent's code, and the versions of libraries of its own behind it."""
+    packages = getattr(lookup(AGENTS, name, "agents"), "packages", ())
+    versions = (f"{package} {version(package)}" for package in packages)
+    return ", ".join([code_digest([_module(AGENTS[name])]), *versions])
 
 
 def _module(entry: str) -> str:

@@ -15,7 +15,7 @@ class BudgetSpent(Exception):
 
 
 class SearchFailed(RuntimeError):
-    """A run cannot go on, for a reason that lies outside of it: workers, the task, the machine.
+    """Work cannot go on, for a reason that lies outside of it: workers, task, server, machine.
 
     The command line prints its message and how to go on, and leaves with exit code 1.
     """

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from amc.errors import InputError
+from amc.errors import InputError, SearchFailed
 from amc.interruption import ended_with_us
 
 HOST = "127.0.0.1"
@@ -46,7 +46,7 @@ def serve(uri: str, port: int | None = None, log: Path | None = None) -> Iterato
     One worker, no job execution, loopback only, and no other name accepted in the Host header.
     Pages of other hosts can neither change anything nor show it in a frame.
     ``port=None`` takes 5000, or a free one where that is taken. Raises ``InputError`` when ``port``
-    is taken, and ``RuntimeError`` when the server ends or does not answer within 90 seconds.
+    is taken, and ``SearchFailed`` when the server ends or does not answer within 90 seconds.
     """
     chosen = _port(port)
     command = [
@@ -116,7 +116,10 @@ def _wait_until_it_answers(server: Server) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise RuntimeError(f"MLflow's server ended with code {server.process.returncode}")
+            raise SearchFailed(
+                f"MLflow's server ended with code {server.process.returncode} before it answered; "
+                "see whether the store that --db or MLFLOW_TRACKING_URI names can be reached"
+            )
         with (
             contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
             urllib.request.urlopen(f"{server.url}/health", timeout=2) as response,
@@ -124,7 +127,10 @@ def _wait_until_it_answers(server: Server) -> None:
             if response.status == 200:
                 return
         time.sleep(0.1)
-    raise RuntimeError(f"MLflow's server did not answer within {START_LIMIT_S:.0f} s")
+    raise SearchFailed(
+        f"MLflow's server did not answer within {START_LIMIT_S:.0f} s; see whether the store that "
+        "--db or MLFLOW_TRACKING_URI names can be reached, and whether the machine is busy"
+    )
 
 
 def _port(wanted: int | None) -> int:

@@ -49,6 +49,7 @@ class Weights:
         self._known: dict[str, Evaluation] = {}
         self._states: dict[str, State] = {}
         self._used: set[Path] = set()
+        self._whole: set[Path] = set()  # what this process has written or read; else it may be torn
 
     def note(self, evaluation: Evaluation, state: State | None = None) -> None:
         """Remember an evaluation, and its weights where they are at hand."""
@@ -57,8 +58,8 @@ class Weights:
             return
         self._states[evaluation.key] = state
         path = self._path(evaluation)
-        if not path.is_file():
-            write_bytes(path, save(state), sync=False)
+        if path not in self._whole:
+            self._write(path, state, sync=False)
         while len(self._states) > 1 and sum(map(_bytes, self._states.values())) > REMEMBERED_BYTES:
             self._forget(next(iter(self._states)))  # the oldest
 
@@ -74,6 +75,7 @@ class Weights:
             state = _read(path)
             if state is not None and state_sha256(state) == evaluation.weights_sha256:
                 self._states[key] = state
+                self._whole.add(path)
             else:
                 path.unlink()  # damaged: made again below
         if key not in self._states:
@@ -81,10 +83,10 @@ class Weights:
             path = self._path(evaluation)
         if path not in self._used:
             self._used.add(path)
-            if path.is_file():
+            if path in self._whole and path.is_file():
                 sync(path)
             else:
-                write_bytes(path, save(self._states[key]))
+                self._write(path, self._states[key])
         return Start(evaluation.request.plan, self._states[key])
 
     def _make_again(self, key: str) -> Evaluation:
@@ -122,11 +124,16 @@ class Weights:
             if path not in self._used:
                 path.unlink()
 
+    def _write(self, path: Path, state: State, sync: bool = True) -> None:
+        write_bytes(path, save(state), sync=sync)
+        self._whole.add(path)
+
     def _forget(self, key: str) -> None:
         del self._states[key]
         path = self._path(self._known[key])
         if path not in self._used:
             path.unlink(missing_ok=True)
+            self._whole.discard(path)
 
     def _path(self, evaluation: Evaluation) -> Path:
         return self._folder / f"{evaluation.weights_sha256}{SUFFIX}"

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,10 @@ def test_code_counts_without_comments_and_with_all_that_it_imports(
     assert plain == digest_of('# why\ndef f():\n    """What."""\n    return  1\n')
     assert plain != digest_of("def f():\n    return 2\n")
     assert code_digest(["agents.ddpg"]) != code_digest(["agents.evolution"])
+    assert " " not in assembly._code_of_agent("ddpg")
+    assert f", optuna {version('optuna')}, cmaes {version('cmaes')}" in assembly._code_of_agent(
+        "cma_es"
+    )
     assert code_digest(["stranger"]) == code_digest([])
     copy = tmp_path / "copy"
     for package in ("amc", "agents", "envs", "search_spaces"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file
 from torch import nn
 
 from amc import app
@@ -105,3 +106,9 @@ def test_damaged_weights_are_made_again(tmp_path: Path) -> None:
         found = again.start("k").state
         assert all(np.array_equal(found[name], state[name]) for name in state)
         assert file.read_bytes() != damage
+    # What a machine that lost its power left under the right name is not taken for whole.
+    file.write_bytes(b"")
+    again = Weights(folder, lambda _: worker.run(work))
+    again.note(evaluation, state)
+    again.start("k")
+    assert state_sha256(load_file(file)) == evaluation.weights_sha256

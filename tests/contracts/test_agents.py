@@ -6,6 +6,9 @@ import contextlib
 import inspect
 import json
 import math
+import os
+import subprocess
+import sys
 import types
 from collections.abc import Sequence
 from functools import partial
@@ -65,6 +68,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "crossq": {"hidden": 64, "critic_hidden": 64},
 }
 LEARNERS = ["ddpg", "td3", "sac", "tqc", "crossq"]
+ROOT = Path(__file__).resolve().parents[2]
 # Those whose plans depend on the seed.
 DRAWING = [*LEARNERS, "random_search", "evolution", "knapsack", "tpe", "cma_es", "gp"]
 SEARCHERS = [name for name in AGENTS if name != "uniform"]
@@ -115,6 +119,33 @@ def test_meets_a_budget_that_the_smallest_widths_miss(name: str) -> None:
 def test_same_seed_same_requests_whatever_an_evaluation_draws(name: str) -> None:
     quiet = run(name, toy_task(sites=4, evaluations=24, seed=3))
     assert run(name, toy_task(sites=4, evaluations=24, seed=3), disturb=True) == quiet
+
+
+# Asks every agent for plans of the toy problem; prints their digests.
+ASK = """
+import json
+from agents import AGENTS
+from functools import partial
+from tests.contracts.test_agents import run, toy_task
+
+task = partial(toy_task, sites=4, seed=3, evaluations=16)
+
+plans = {name: [r.plan.digest for r in run(name, task())] for name in AGENTS}
+print(json.dumps(plans))
+"""
+
+
+@pytest.mark.slow
+def test_requests_do_not_depend_on_how_a_process_hashes_text() -> None:
+    asked = []
+    for seed in "17":
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", ASK]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        asked.append(json.loads(done.stdout))
+    assert asked[0] == asked[1]
+    assert asked[0].keys() == AGENTS.keys()
+    assert all(asked[0].values())
 
 
 @pytest.mark.parametrize("name", DRAWING)

@@ -66,6 +66,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "sac": {"hidden": 64},
     "tqc": {"hidden": 64},
     "crossq": {"hidden": 64, "critic_hidden": 64},
+    "gp": {"points": 64},
 }
 LEARNERS = ["ddpg", "td3", "sac", "tqc", "crossq"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,8 +95,19 @@ def run(name: str, task: SearchTask, *, disturb: bool = False) -> list[Request]:
     return [evaluation.request for evaluation in task.history]
 
 
-@pytest.mark.parametrize("key", ["macs", "predicted_latency", "weight_bytes"])
-@pytest.mark.parametrize("name", AGENTS)
+def every_agent_with(*values: object) -> list[Any]:
+    """Return every agent with every value; of those that take long the first one is quick."""
+    takes_long = ("td3", "sac", "tqc", "crossq", "gp")
+    return [
+        pytest.param(name, value, marks=[pytest.mark.slow] if name in takes_long and i else [])
+        for name in AGENTS
+        for i, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), every_agent_with("predicted_latency", "macs", "weight_bytes")
+)
 def test_ends_at_a_plan_within_the_budget_after_rounding(name: str, key: str) -> None:
     task = toy_task(sites=5, key=key, fraction=0.45, evaluations=22, step=2)
     run(name, task)
@@ -170,8 +182,7 @@ def test_more_evaluations_at_the_same_horizon_leave_the_first_as_they_were(name:
     assert long[: len(short)] == short
 
 
-@pytest.mark.parametrize("key", ["macs", "predicted_latency"])
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(("name", "key"), every_agent_with("macs", "predicted_latency"))
 def test_comes_near_the_known_optimum(name: str, key: str) -> None:
     task = toy_task(sites=6, key=key, evaluations=80, seed=1, curves=name == "analytic")
     run(name, task)
@@ -238,8 +249,7 @@ class FailingWorkers:
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("penalty", [None, -3.0])
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(("name", "penalty"), every_agent_with(None, -3.0))
 def test_broken_scores_are_infeasible_and_the_search_ends_with_a_plan(
     name: str, penalty: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,11 +95,14 @@ def run(name: str, task: SearchTask, *, disturb: bool = False) -> list[Request]:
     return [evaluation.request for evaluation in task.history]
 
 
+LONG = [pytest.mark.slow, pytest.mark.long]
+
+
 def every_agent_with(*values: object) -> list[Any]:
     """Return every agent with every value; of those that take long the first one is quick."""
     takes_long = ("td3", "sac", "tqc", "crossq", "gp")
     return [
-        pytest.param(name, value, marks=[pytest.mark.slow] if name in takes_long and i else [])
+        pytest.param(name, value, marks=LONG if name in takes_long and i else [])
         for name in AGENTS
         for i, value in enumerate(values)
     ]
@@ -148,6 +151,7 @@ print(json.dumps(plans))
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_requests_do_not_depend_on_how_a_process_hashes_text() -> None:
     asked = []
     for seed in "17":

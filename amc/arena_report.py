@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from amc.plots import save
 
 HIGHLIGHTED = len(COLOURS)
 RANKED_BY: Metric = "search_accuracy"
+LONGEST = 64  # characters of a network in the name of a file
 
 
 def write_report(arena: Arena, out_dir: Path) -> dict[str, Any]:
@@ -243,10 +245,16 @@ def _draw(
     for network in dict.fromkeys(own.network for own in found):
         own = [one for one in found if one.network == network]
         title = f"{name}: winners on {network}"
-        figures[f"front_{network.replace(':', '-')}"] = arena_plots.front(title, own, best)
+        figures[_front_key(network, figures)] = arena_plots.front(title, own, best)
     for key, figure in figures.items():
         save(figure, out_dir / f"arena_{key}.png")
     return [f"arena_{key}.png" for key in figures]
+
+
+def _front_key(network: str, taken: Collection[str]) -> str:
+    """Return what the file of a network's front is named by: no path, and none of ``taken``."""
+    key = f"front_{re.sub(r'[^A-Za-z0-9_.-]', '-', network)[:LONGEST]}"
+    return key if key not in taken else f"{key}-{len(taken)}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

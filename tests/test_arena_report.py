@@ -102,6 +102,23 @@ def test_the_report_is_made_from_the_file_alone(canned: Path, tmp_path: Path) ->
     assert (tmp_path / "again" / "arena.md").read_text() == text
 
 
+def test_networks_that_are_named_nearly_alike_have_files_of_their_own(
+    canned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amc.plots.DPI", 20)
+    value = json.loads(canned.read_text())
+    for task in ("a", "b"):  # beside fast and slow, a front each
+        value["tasks"].append(task)
+        value["task_facts"][task] = {**FACTS, "network": "x:y"}
+        value["runs"] += [run_of(task, agent, 0) for agent in AGENTS]
+    for task in ("fast", "slow"):
+        value["task_facts"][task]["network"] = "x/y"
+    canned.write_text(json.dumps(value))
+    app.arena(canned, out_dir=tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").glob("arena_front*"))
+    assert names == ["arena_front_x-y-7.png", "arena_front_x-y.png"]
+
+
 def test_what_is_no_arena_is_refused(canned: Path, tmp_path: Path) -> None:
     value = json.loads(canned.read_text())
     value["runs"][0]["test_accuracy"] = "high"

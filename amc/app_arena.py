@@ -209,8 +209,8 @@ def _searched(bout: Bout, prepared: Prepared) -> str | None:
             (row,) = finish.finish_run(session, [found], prepared.test, workers, quiet, timed=False)
             write_summary(folder.path, [row])
             finish.track(tracker, row, one.folder)
-        if found.failure is not None:
-            return found.failure
+        if found.failure is not None or not found.history:
+            return found.failure or "it ended without an evaluation"
         of_all: dict[str, float] = {"whole_search_images": len(prepared.whole)}
         of_all["dense_search_accuracy"] = prepared.dense_score
         keep(bout, session, found, {**row, **of_all}, _on_whole(found, row, prepared))

@@ -59,16 +59,20 @@ def run_of(task: str, agent: str, seed: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def canned(tmp_path: Path) -> Path:
+def arena_of() -> dict[str, Any]:
+    """Return an invented arena."""
     runs = [run_of(t, a, s) for t in ("fast", "slow") for a in AGENTS for s in range(3)]
-    value = {
+    return {
         **{"name": "canned|one", "tasks": ["fast", "slow"], "agents": AGENTS},
         **{"task_facts": {"fast": FACTS, "slow": FACTS}, "entries": {a: {} for a in AGENTS}},
         **{"runs": runs, "missing": ["slow/other-s0"], "provenance": {"torch": "2"}},
     }
+
+
+@pytest.fixture
+def canned(tmp_path: Path) -> Path:
     path = tmp_path / "arena.json"
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(arena_of()))
     return path
 
 
@@ -119,12 +123,51 @@ def test_networks_that_are_named_nearly_alike_have_files_of_their_own(
     assert names == ["arena_front_x-y-7.png", "arena_front_x-y.png"]
 
 
-def test_what_is_no_arena_is_refused(canned: Path, tmp_path: Path) -> None:
-    value = json.loads(canned.read_text())
-    value["runs"][0]["test_accuracy"] = "high"
-    canned.write_text(json.dumps(value))
-    with pytest.raises(InputError, match=r"runs\.0\.test_accuracy 'high'"):
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("runs.0.test_accuracy", "high", r"runs\.0\.test_accuracy 'high'"),
+        ("runs.0.best", [], r"runs\.0\.best \[\]: it has 0 values where evaluations is 4"),
+        ("runs.1.seconds", [1.0], r"runs\.1\.seconds \[1.0\]: it has 1 values"),
+        ("runs.1.evaluations", 0, r"runs\.1\.evaluations 0"),
+        ("runs.1.seed", 0, r"runs\.1 \(fast, good, seed 0\) stands twice"),
+        ("runs.2.task", "other", r"runs\.2\.task 'other' is none of tasks \['fast', 'slow'\]"),
+        ("runs.2.agent", "other", r"runs\.2\.agent 'other' is none of agents"),
+        ("tasks", [], r"tasks \[\]: .*add to it"),
+        ("tasks", ["fast", "fast", "slow"], "tasks .*'fast' stands twice"),
+        ("tasks", ["fast", "slow", "other"], "task_facts lacks 'other' of tasks; add it"),
+        ("task_facts.fast.budget", {}, r"task_facts\.fast\.budget {}: .*add to it"),
+        ("task_facts.fast.budget", {"macs": 0.5, "params": 0.5}, r"budget {.*shorten it"),
+        ("provenance.machine", ["x"], r"provenance\.machine \['x'\] has no keys"),
+        ("provenance.machine", "x", r"provenance\.machine 'x' has no keys"),
+    ],
+)
+def test_what_is_no_arena_is_refused(
+    canned: Path, tmp_path: Path, place: str, value: Any, says: str
+) -> None:
+    whole = json.loads(canned.read_text())
+    *above, last = (int(key) if key.isdigit() else key for key in place.split("."))
+    holder = whole
+    for key in above:
+        holder = holder[key]
+    holder[last] = value
+    canned.write_text(json.dumps(whole))
+    with pytest.raises(InputError, match=says):
         app.arena(canned, out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(
+    canned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr("amc.arena_report._fronts", fails)
+    monkeypatch.setattr("amc.arena_report._draw", lambda *_: {})
+    with pytest.raises(ArithmeticError):
+        app.arena(canned, out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_search_without_a_plan_counts_as_nothing(arena: Arena) -> None:

@@ -29,7 +29,7 @@ CASES = int(os.environ.get("AMC_FUZZ_CASES", "10000"))
 
 NAMES = (
     *("configuration", "training", "fine-tuning", "override", "plan", "table", "journal"),
-    *("summary", "report", "outbox", "delivery"),
+    *("summary", "report", "outbox", "delivery", "experiment", "arena"),
 )
 
 

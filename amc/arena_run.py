@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from amc.actor import Actor
 from amc.arena import TARGET, Bout, Experiment
 from amc.arena_record import Arena, Bouted, TaskFacts, cumulated, read_bout
 from amc.errors import InputError
@@ -25,8 +27,17 @@ from amc.session import Session
 from amc.strict_json import read_json
 from amc.workers import Limits, cores
 
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a search could not be made; ``again`` unless the same command cannot make it either."""
+
+    why: str
+    again: bool = True
+
+
 # Makes one search, leaves its files, and returns why it could not, or nothing.
-Make = Callable[[Bout], str | None]
+Make = Callable[[Bout], Trouble | None]
 
 
 def unfinished(bouts: Sequence[Bout]) -> list[Bout]:
@@ -42,11 +53,11 @@ def unfinished(bouts: Sequence[Bout]) -> list[Bout]:
 
 def make_all(
     bouts: Sequence[Bout], make: Make, count: int | None, reporter: Reporter
-) -> dict[str, str]:
+) -> dict[str, Trouble]:
     """Make every search; return why those that failed did, by name.
 
     They are spread over ``count`` processes (``None``: one a core), or made here, one after the
-    other, for 0. Each task has a bar.
+    other, for 0. Each task has a bar. One for which memory was too little is tried once more.
     """
     results: list[Any] = []
     with ExitStack() as stack:
@@ -60,13 +71,17 @@ def make_all(
             bars[tasks[position]].advance(1, bouts[position].folder.name)
 
         if count == 0:
+            here = Actor()
             for position, bout in enumerate(bouts):
-                results.append(make(bout))
+                result = here.do(make, bout)[0]
+                if isinstance(result, Failure):  # once more, with what it held let go
+                    result = here.do(make, bout)[0]
+                results.append(result)
                 finished(position, 0.0, "", ())
         elif bouts:
             results = _on_ray(bouts, make, count, reporter, finished)
     return {
-        bout.name: result.reason if isinstance(result, Failure) else result
+        bout.name: Trouble(result.reason) if isinstance(result, Failure) else result
         for bout, result in zip(bouts, results, strict=True)
         if result is not None
     }

@@ -85,10 +85,10 @@ def arena(
         bouts = [_tracked_together(b, there) for b in bouts_of(experiment, name, there, tasks)]
         if not collect:
             failed = make(experiment, bouts, there, workers, reporter, command)
-        if not any(bout.scores.is_file() for bout in bouts):
+        if (made := collected(experiment, name, bouts)) is None:
             told = next((trouble.why for trouble in failed.values()), "none has been made")
             raise SearchFailed(f"there is no search to report on in {str(there)!r}: {told}")
-        whole = collected(experiment, name, bouts)
+        whole = made
     failures = [{"search": search, **asdict(trouble)} for search, trouble in failed.items()]
     counts = {"searches": len(whole.runs), "missing": len(whole.missing)}
     return {"name": whole.name, **counts, "failures": failures, **write_report(whole, out)}

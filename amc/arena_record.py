@@ -108,6 +108,17 @@ class TaskFacts(_Part):
     dense: DenseRow
 
 
+class Kept(_Part):
+    """One search and what is known of its task, in its own file. ``made`` are its journal's facts,
+    among them machine, versions and code; ``recorded`` is how many records the journal has.
+    """
+
+    run: Bouted
+    task: TaskFacts
+    made: dict[str, Any] | None = None
+    recorded: Count | None = None
+
+
 class Arena(_Part):
     """A whole arena; ``entries`` has each label's agent and options, ``provenance`` versions."""
 
@@ -161,7 +172,9 @@ class Arena(_Part):
 
     @field_validator("provenance")
     @classmethod
-    def _of_a_machine(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _of_machines(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(mixed := value.get("mixed", []), list):
+            raise ValueError(f"provenance.mixed {shown(mixed)} is no list; write a list")
         if not isinstance(machine := value.get("machine", {}), dict):
             raise ValueError(
                 f"provenance.machine {shown(machine)} has no keys; write keys and values"
@@ -183,12 +196,9 @@ def read_arena(path: Path) -> Arena:
     return checked(read_json(path, "arena"), Arena, path)
 
 
-def read_bout(path: Path) -> tuple[Bouted, TaskFacts]:
-    """Return the search in a run folder's own file, and what is known of its task."""
-    value = read_json(path, "arena's search")
-    if not isinstance(value, dict) or set(value) != {"run", "task"}:
-        raise InputError(f"{str(path)!r} has not the keys run and task; remove it, and run again")
-    return checked(value["run"], Bouted, path), checked(value["task"], TaskFacts, path)
+def read_bout(path: Path) -> Kept:
+    """Return what a run folder's own file keeps; ``InputError`` where it is none."""
+    return checked(read_json(path, "arena's search"), Kept, path)
 
 
 def checked(value: Any, kind: type[Part], path: Path) -> Part:

@@ -116,6 +116,8 @@ def _head(arena: Arena) -> str:
     versions = {**machine, "torch": arena.provenance.get("torch"), "isa": None}
     told = ", ".join(f"{key} {value}" for key, value in versions.items() if value is not None)
     lines.append(f"Made with {told}." if told else "")
+    if others := arena.provenance.get("mixed"):
+        lines.append(f"Not all searches were made alike: {', '.join(map(str, others))}.")
     return "\n\n".join(line for line in lines if line)
 
 

@@ -170,7 +170,7 @@ def check_shared(shared: Path, alone: Path) -> None:
     first = ours["digits/uniform-s0/uniform-s0/journal.jsonl"][0]
     assert second.observed == {**first.observed, "shared": True}
     assert not second.cached
-    run, _ = read_bout(shared / "digits" / "uniform-s1" / "arena.json")
+    run = read_bout(shared / "digits" / "uniform-s1" / "arena.json").run
     assert (run.shared, run.cached, run.evaluations) == (1, 0, 1)
     assert run.evaluation_s == pytest.approx(float(first.observed["evaluation_s"]))
 
@@ -223,6 +223,7 @@ def test_a_search_that_fails_is_told_and_tried_again(
     monkeypatch.setattr(app_arena, "_priced", lambda bouts, _: bouts)
     monkeypatch.setattr(app_arena, "_prepared", lru_cache(lambda _: None))
     monkeypatch.setattr(app_arena, "_deliver", lambda *_: None)
+    monkeypatch.setattr(arena_run, "kept_of", lambda bout: bout.scores.is_file() or None)
     monkeypatch.setattr(app_arena, "collected", lambda *_: read_arena(report))
     monkeypatch.setattr(app_arena, "write_report", lambda *_: {"ranking": [], "files": ["-"]})
     file = write(entries={"random_search": {}, "uniform": {}}, tasks={"digits": None})

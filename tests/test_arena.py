@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from amc.cli import application
 from amc.errors import InputError, SearchFailed
 from amc.evaluation import Evaluation
 from amc.journal import read_journal
-from amc.ownership import owned
+from amc.ownership import PATIENCE_S, owned
 from amc.plan_file import read_plan
 from amc.planned import build
 from amc.ray_workers import RayWorkers
@@ -249,6 +251,15 @@ def test_one_arena_at_a_time_has_a_folder(write: Callable[..., Path], tmp_path: 
         pytest.raises(InputError, match=r"in use by .*go on with: amc arena \S+ --run-dir"),
     ):
         app.arena(write(), tmp_path / "run", None, 0, tmp_path / "out")
+
+
+def test_a_folder_is_waited_for_while_workers_of_a_killed_driver_have_it(tmp_path: Path) -> None:
+    held = ExitStack()
+    held.enter_context(owned(tmp_path))
+    ends = Timer(2 * PATIENCE_S, held.close)
+    ends.start()
+    with owned(tmp_path, patience_s=app_arena.ORPHANED_S):
+        assert ends.finished.is_set()
 
 
 @pytest.mark.usefixtures("undrawn")

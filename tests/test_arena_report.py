@@ -37,6 +37,7 @@ FACTS = {
     **{"test_images": 300, "finetune_steps": 9, "batch_size": 8, "dense_search_accuracy": 0.9},
     "dense": {"test_accuracy": 0.9, "predicted_latency_s": 0.004},
 }
+MADE = {"machine": {"cpu": "A"}, "torch": "2", "mixed": ["torch (2 in 20, 3 in 4)"]}
 AGENTS = ("good", "bad", "late", "none")
 
 
@@ -65,7 +66,7 @@ def arena_of() -> dict[str, Any]:
     return {
         **{"name": "canned|one", "tasks": ["fast", "slow"], "agents": AGENTS},
         **{"task_facts": {"fast": FACTS, "slow": FACTS}, "entries": {a: {} for a in AGENTS}},
-        **{"runs": runs, "missing": ["slow/other-s0"], "provenance": {"torch": "2"}},
+        **{"runs": runs, "missing": ["slow/other-s0"], "provenance": MADE},
     }
 
 
@@ -94,6 +95,7 @@ def test_the_report_is_made_from_the_file_alone(canned: Path, tmp_path: Path) ->
     assert "| good | 1.00 [1.00, 1.00] | -9.00 [-9." in text
     assert "| bad | +10.00 [+10.00, +10.00] |" in text
     assert "| whole search split | fast | 9 | 1.000 | 1.000 |" in text
+    assert "Made with cpu A, torch 2.\n\nNot all searches were made alike: torch (2 in 20" in text
     assert "1 searches are missing, such as slow/other-s0" in text
     pictures = sorted(path.name for path in out.glob("*.png"))
     keys = ("agreement", "costs", "evaluations", "front_net", "improvement", "ranks", "seconds")
@@ -139,6 +141,7 @@ def test_networks_that_are_named_nearly_alike_have_files_of_their_own(
         ("task_facts.fast.budget", {}, r"task_facts\.fast\.budget {}: .*add to it"),
         ("task_facts.fast.budget", {"macs": 0.5, "params": 0.5}, r"budget {.*shorten it"),
         ("provenance.machine", ["x"], r"provenance\.machine \['x'\] has no keys"),
+        ("provenance.mixed", "x", r"provenance\.mixed 'x' is no list"),
         ("provenance.machine", "x", r"provenance\.machine 'x' has no keys"),
     ],
 )

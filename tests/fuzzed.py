@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from amc import app
-from amc.arena import read_experiment
+from amc.arena import bouts_of, read_experiment
 from amc.arena_record import read_arena
 from amc.arena_scores import curves_by_evaluations, curves_by_seconds, equal_time, fronts
 from amc.cli.tables import results_table
@@ -89,6 +89,10 @@ def read_table(path: Path) -> object:
     for times in table.kernels.values():
         times.nearest([1] * len(times.axes))
     return table.digest, table.is_noisy
+
+
+def read_bouts(path: Path) -> object:
+    return bouts_of(read_experiment(path), "x", Path("runs"))
 
 
 def read_arena_whole(path: Path) -> object:
@@ -167,7 +171,7 @@ def kinds(run: Path) -> dict[str, Kind]:
         "configuration": of_yaml(searches, read_config, full),
         "training": of_yaml(trainings, read_recipe),
         "fine-tuning": of_yaml(tunings, finetune_recipe),
-        "experiment": of_yaml(arenas, read_experiment),
+        "experiment": of_yaml(arenas, read_bouts),
         "arena": Kind("case.json", [as_json(arena_of())], json.loads, as_json, read_arena_whole),
         "override": Kind("case", [overrides], overrides_of, as_overrides, read_override),
         "plan": Kind("case.json", plans, json.loads, as_json, read_plan_whole),

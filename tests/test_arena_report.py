@@ -212,6 +212,14 @@ def test_correlations_and_fronts(arena: Arena) -> None:
     assert found["none"].volumes == (0.0, 0.0, 0.0)
 
 
+def test_a_network_of_any_accuracy_has_a_report(canned: Path) -> None:
+    whole = json.loads(canned.read_text())
+    for facts in whole["task_facts"].values():
+        facts["dense"]["test_accuracy"] = 1e18
+    canned.write_text(json.dumps(whole))
+    assert fronts(read_arena(canned)) == []
+
+
 def test_names_stay_apart_and_inside() -> None:
     assert spread_out([1.0, 5.0], 1.0, 0.0, 10.0) == [1.0, 5.0]
     assert spread_out([5.0, 5.0, 5.0], 1.0, 0.0, 10.0) == [4.0, 5.0, 6.0]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from amc.arena import TARGET, Bout, Experiment, bouts_of, read_experiment
 from amc.arena_measure import measure_winners
 from amc.arena_record import read_arena
 from amc.arena_report import write_report
-from amc.arena_run import collected, keep, make_all, unfinished
+from amc.arena_run import Trouble, collected, keep, make_all, unfinished
 from amc.arena_sharing import Answers
 from amc.assembly import check_agents, journal_facts, make_agent, prepare
 from amc.config import SearchConfig
@@ -25,6 +25,7 @@ from amc.driven import driven, open_journals
 from amc.errors import InputError, SearchFailed
 from amc.failures import failure_of
 from amc.files import check_writable
+from amc.ownership import owned
 from amc.reporting import Reporter, SilentReporter
 from amc.results import write_summary
 from amc.run_folder import RunFolder
@@ -37,6 +38,8 @@ from amc.worker import score
 from amc.workers import InProcess
 
 RUN_DIR, OUT_DIR = Path("runs/arena"), Path("experiments/results")
+MOST = 1024  # workers
+ORPHANED_S = 60.0  # for which workers may outlive a driver that was killed
 KEPT = 2  # sessions that a process keeps for the next search of the same task
 
 
@@ -66,25 +69,27 @@ def arena(
 
     What is done in ``run_dir`` is not done again; ``tasks`` are all by default, with ``collect`` no
     search is made. Of an ``arena.json`` the report alone is made. ``failures`` has the searches
-    that could not be made, which the same call tries again.
+    that could not be made, and whether the same call may make them.
     """
     reporter = reporter or SilentReporter()
     there, out = run_dir or RUN_DIR, out_dir or OUT_DIR
+    if workers is not None and not 0 <= workers <= MOST:
+        raise InputError(f"--workers {workers} is no number of workers; choose one of 0 to {MOST}")
     check_writable(out, "--out-dir", folder=True)
-    failed: dict[str, str] = {}
+    failed: dict[str, Trouble] = {}
     if source.suffix == ".json":
         whole = read_arena(source)
     else:
-        reporter.hint(again(source, there, tasks, workers, out))
+        reporter.hint(command := again(source, there, tasks, workers, out))
         experiment, name = read_experiment(source), source.stem
         bouts = [_tracked_together(b, there) for b in bouts_of(experiment, name, there, tasks)]
         if not collect:
-            failed = make(experiment, bouts, source, there, workers, reporter)
-        if not any(bout.scores.is_file() for bout in bouts):
-            told = next(iter(failed.values()), "none has been made")
+            failed = make(experiment, bouts, there, workers, reporter, command)
+        if (made := collected(experiment, name, bouts)) is None:
+            told = next((trouble.why for trouble in failed.values()), "none has been made")
             raise SearchFailed(f"there is no search to report on in {str(there)!r}: {told}")
-        whole = collected(experiment, name, bouts)
-    failures = [{"search": search, "why": why} for search, why in failed.items()]
+        whole = made
+    failures = [{"search": search, **asdict(trouble)} for search, trouble in failed.items()]
     counts = {"searches": len(whole.runs), "missing": len(whole.missing)}
     return {"name": whole.name, **counts, "failures": failures, **write_report(whole, out)}
 
@@ -102,38 +107,47 @@ def again(
 def make(
     experiment: Experiment,
     bouts: Sequence[Bout],
-    source: Path,
     run_dir: Path,
     workers: int | None,
     reporter: Reporter,
-) -> dict[str, str]:
-    """Make what is left of ``bouts``, and time the winners; return by name why searches failed."""
+    command: str,
+) -> dict[str, Trouble]:
+    """Make what is left of ``bouts``, and time the winners; return by name why searches failed.
+
+    ``command`` is what goes on with it. Raises ``InputError`` where another one is under way.
+    """
     check_writable(run_dir, "--run-dir", folder=True)
-    check_confided(bouts[0].config.tracking_uri, f"amc arena {source}")
+    check_confided(bouts[0].config.tracking_uri, command)
     for bout in bouts:
         make_agent(bout.agent, bout.config.agents[bout.agent])
-    left = _priced(unfinished(bouts), reporter)
-    failed = make_all(left, make_bout, workers, reporter)
-    if experiment.measure:
-        measure_winners(bouts, reporter)
-    _deliver(bouts, reporter)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with owned(run_dir, command):
+        left = _priced(unfinished(bouts), reporter)
+        failed = make_all(left, make_bout, workers, reporter)
+        if experiment.measure:
+            measure_winners(bouts, reporter)
+        _deliver(bouts, reporter)
     return failed
 
 
-def make_bout(bout: Bout) -> str | None:
+def make_bout(bout: Bout) -> Trouble | None:
     """Make one search; return why it failed, or nothing. Runs in any process.
 
-    Memory that is too little, and an interruption, are raised.
+    Memory that is too little, and an interruption, are raised. On Ray a search is one piece of
+    work: where a plan costs its worker its life, the search is begun again elsewhere, from its
+    journal, and given up for this call after ``attempts`` of them.
     """
     try:
         return _searched(bout, _prepared(_shared(bout.config)))
     except Exception as error:
         failure = failure_of(error)
         if failure.kind == "out_of_memory":
+            _prepared.cache_clear()
             raise
+        if isinstance(error, InputError | SearchFailed):
+            return Trouble(str(error), again=isinstance(error, SearchFailed))
         place = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if isinstance(error, InputError) else f" ({place.filename}:{place.lineno})"
-        return f"{failure.reason}{where}"
+        return Trouble(f"{failure.reason} ({place.filename}:{place.lineno})")
 
 
 def _tracked_together(bout: Bout, run_dir: Path) -> Bout:
@@ -191,14 +205,14 @@ def _prepared(shared: str) -> Prepared:
     return Prepared(session, test, whole, dense_score, workers)
 
 
-def _searched(bout: Bout, prepared: Prepared) -> str | None:
+def _searched(bout: Bout, prepared: Prepared) -> Trouble | None:
     """Make one search and finish it but for the timing; keep what it came to."""
     quiet, config, workers = SilentReporter(), bout.config, prepared.workers
     session = replace(prepared.session, config=config)
     facts = journal_facts(session)
     if not bout.folder.exists():
         RunFolder.create(bout.folder, config, facts, session.table.as_json())
-    with driven(bout.folder) as there:
+    with driven(bout.folder, ORPHANED_S) as there:
         folder = there.again(config)
         (one,), (journal,) = folder.searches, open_journals(folder, facts, quiet, elsewhere=False)
         folder.save()
@@ -209,8 +223,8 @@ def _searched(bout: Bout, prepared: Prepared) -> str | None:
             (row,) = finish.finish_run(session, [found], prepared.test, workers, quiet, timed=False)
             write_summary(folder.path, [row])
             finish.track(tracker, row, one.folder)
-        if found.failure is not None:
-            return found.failure
+        if found.failure is not None or not found.history:
+            return Trouble(found.failure or "it ended without an evaluation")
         of_all: dict[str, float] = {"whole_search_images": len(prepared.whole)}
         of_all["dense_search_accuracy"] = prepared.dense_score
         keep(bout, session, found, {**row, **of_all}, _on_whole(found, row, prepared))

@@ -42,7 +42,7 @@ class Entry(Section):
     @classmethod
     def _distinct(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and len(set(value)) != len(value):
-            raise ValueError(f"seeds {list(value)} must list each seed once; list others")
+            raise ValueError("it must list each seed once; list others")
         return value
 
 

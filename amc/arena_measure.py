@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from amc.arena import TARGET, Bout
+from amc.arena_kept import kept_of
 from amc.arena_record import read_bout
 from amc.files import write_json
 from amc.latency import LatencyTable
@@ -46,9 +47,9 @@ def measure_winners(bouts: Sequence[Bout], reporter: Reporter) -> None:
 
 def _waits(bout: Bout) -> bool:
     """Return whether the search has a winner that was not timed."""
-    if not bout.scores.is_file():
+    if (kept := kept_of(bout)) is None:
         return False
-    run, _ = read_bout(bout.scores)
+    run = kept.run
     return run.failure is None and run.measured_latency_s is None
 
 
@@ -67,7 +68,7 @@ def _measure(bouts: Sequence[Bout], table: LatencyTable) -> None:
     yardstick = (network_key(task.network_digest, size), task.network)
     found = measure_networks(networks, task.batch(size), table, yardstick, patterns=patterns)
     for bout in bouts:
-        run, facts = read_bout(bout.scores)
+        kept = read_bout(bout.scores)
         its = found[bout.name]
         own = {
             "measured_latency_s": its.measured_latency_s,
@@ -76,5 +77,5 @@ def _measure(bouts: Sequence[Bout], table: LatencyTable) -> None:
             "noisy": its.noisy,
             "speedup": found["dense"].measured_raw_s / its.measured_raw_s,
         }
-        timed = run.model_copy(update=own).model_dump(mode="json")
-        write_json(bout.scores, {"run": timed, "task": facts.model_dump(mode="json")})
+        timed = kept.model_copy(update={"run": kept.run.model_copy(update=own)})
+        write_json(bout.scores, timed.model_dump(mode="json"))

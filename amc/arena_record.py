@@ -7,12 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from amc.arena import TaskLabel
 from amc.config_sections import AgentName
 from amc.errors import InputError
 from amc.invalid import explain
+from amc.printable import shown
 from amc.strict_json import read_json
 from amc.summary_file import Count, DenseRow, Number, Positive, Text
 
@@ -43,7 +51,7 @@ class Bouted(_Part):
     agent: AgentName
     method: AgentName
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    evaluations: Count
+    evaluations: Annotated[int, Field(ge=1, le=2**53)]
     best: tuple[Fraction, ...]
     seconds: tuple[Positive, ...]
     evaluation_s: Positive
@@ -67,6 +75,16 @@ class Bouted(_Part):
     speedup: Positive | None = None
     failure: Text | None = None
 
+    @field_validator("best", "seconds")
+    @classmethod
+    def _one_an_evaluation(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        count = info.data.get("evaluations", len(value))
+        if len(value) != count:
+            raise ValueError(
+                f"it has {len(value)} values where evaluations is {count}; write one for each"
+            )
+        return value
+
 
 class TaskFacts(_Part):
     """What the searches of one task share. They go by ``score``, the task's own or another, on
@@ -76,7 +94,7 @@ class TaskFacts(_Part):
 
     network: Text
     space: Text
-    budget: dict[Text, Number]
+    budget: Annotated[dict[Text, Number], Field(min_length=1, max_length=1)]
     metric: Text
     recovery: Text
     evaluations: Count
@@ -90,18 +108,78 @@ class TaskFacts(_Part):
     dense: DenseRow
 
 
+class Kept(_Part):
+    """One search and what is known of its task, in its own file. ``made`` are its journal's facts,
+    among them machine, versions and code; ``recorded`` is how many records the journal has.
+    """
+
+    run: Bouted
+    task: TaskFacts
+    made: dict[str, Any] | None = None
+    recorded: Count | None = None
+
+
 class Arena(_Part):
     """A whole arena; ``entries`` has each label's agent and options, ``provenance`` versions."""
 
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
     name: Text
-    tasks: tuple[TaskLabel, ...]
+    tasks: Annotated[tuple[TaskLabel, ...], Field(min_length=1)]
     agents: tuple[AgentName, ...]
     task_facts: dict[TaskLabel, TaskFacts]
     entries: dict[AgentName, dict[str, Any]]
     runs: Annotated[tuple[Bouted, ...], Field(min_length=1)]
     missing: tuple[Text, ...] = ()
     provenance: dict[str, Any] = {}
+
+    @field_validator("tasks", "agents")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"{shown(name)} stands twice; remove one")
+        return value
+
+    @field_validator("task_facts")
+    @classmethod
+    def _of_every_task(
+        cls, value: dict[str, TaskFacts], info: ValidationInfo
+    ) -> dict[str, TaskFacts]:
+        for task in info.data.get("tasks", ()):
+            if task not in value:
+                raise ValueError(f"task_facts lacks {shown(task)} of tasks; add it")
+        return value
+
+    @field_validator("runs")
+    @classmethod
+    def _of_the_arena(cls, value: tuple[Bouted, ...], info: ValidationInfo) -> tuple[Bouted, ...]:
+        seen = set()
+        for place, run in enumerate(value):
+            for key, known in (
+                ("task", info.data.get("tasks")),
+                ("agent", info.data.get("agents")),
+            ):
+                if known is not None and (name := getattr(run, key)) not in known:
+                    raise ValueError(
+                        f"runs.{place}.{key} {shown(name)} is none of {key}s {shown([*known])}; "
+                        "add it there, or remove the run"
+                    )
+            if (run.task, run.agent, run.seed) in seen:
+                told = f"{run.task}, {run.agent}, seed {run.seed}"
+                raise ValueError(f"runs.{place} ({told}) stands twice; remove one")
+            seen.add((run.task, run.agent, run.seed))
+        return value
+
+    @field_validator("provenance")
+    @classmethod
+    def _of_machines(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(mixed := value.get("mixed", []), list):
+            raise ValueError(f"provenance.mixed {shown(mixed)} is no list; write a list")
+        if not isinstance(machine := value.get("machine", {}), dict):
+            raise ValueError(
+                f"provenance.machine {shown(machine)} has no keys; write keys and values"
+            )
+        return value
 
     def of(self, task: str | None = None, agent: str | None = None) -> list[Bouted]:
         """Return the searches of a task and an agent (``None``: all), in their order."""
@@ -118,12 +196,9 @@ def read_arena(path: Path) -> Arena:
     return checked(read_json(path, "arena"), Arena, path)
 
 
-def read_bout(path: Path) -> tuple[Bouted, TaskFacts]:
-    """Return the search in a run folder's own file, and what is known of its task."""
-    value = read_json(path, "arena's search")
-    if not isinstance(value, dict) or set(value) != {"run", "task"}:
-        raise InputError(f"{str(path)!r} has not the keys run and task; remove it, and run again")
-    return checked(value["run"], Bouted, path), checked(value["task"], TaskFacts, path)
+def read_bout(path: Path) -> Kept:
+    """Return what a run folder's own file keeps; ``InputError`` where it is none."""
+    return checked(read_json(path, "arena's search"), Kept, path)
 
 
 def checked(value: Any, kind: type[Part], path: Path) -> Part:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from amc import arena_plots
 from amc.arena_record import Arena
@@ -29,6 +31,7 @@ from amc.plots import save
 
 HIGHLIGHTED = len(COLOURS)
 RANKED_BY: Metric = "search_accuracy"
+LONGEST = 64  # characters of a network in the name of a file
 
 
 def write_report(arena: Arena, out_dir: Path) -> dict[str, Any]:
@@ -38,23 +41,25 @@ def write_report(arena: Arena, out_dir: Path) -> dict[str, Any]:
     was written, the report first.
     """
     json_file, report = out_dir / "arena.json", out_dir / "arena.md"
-    write_json(json_file, arena.model_dump(mode="json"))
     sections = [_head(arena)]
     rows: list[dict[str, Any]] = []
-    pictures: list[str] = []
+    figures: dict[str, Figure] = {}
     if agents := arena.labels():
         bootstrap = Bootstrap(scores_of(arena, RANKED_BY, from_dense=True))
         rows = ranking(arena, bootstrap)
         best = [row["agent"] for row in rows][:HIGHLIGHTED]
-        pictures = _draw(arena, bootstrap, best, agents, out_dir)
+        figures = _draw(arena, bootstrap, best, agents)
         sections += [_ranked(arena, rows), _by_task(arena), _pairs(arena, best[0])]
     else:
         sections.append("No agent has searched every task yet, so that none is ranked.")
     sections += [_costs(arena), _agreement(arena), _fronts(arena)]
-    shown = "\n\n".join(f"![{Path(name).stem}]({name})" for name in pictures)
+    shown = "\n\n".join(f"![{Path(name).stem}]({name})" for name in figures)
     text = "\n\n".join(section for section in (*sections[:2], shown, *sections[2:]) if section)
+    write_json(json_file, arena.model_dump(mode="json"))
+    for name, figure in figures.items():
+        save(figure, out_dir / name)
     write_text(report, text + "\n")
-    files = [str(report), str(json_file), *(str(out_dir / name) for name in pictures)]
+    files = [str(report), str(json_file), *(str(out_dir / name) for name in figures)]
     return {"ranking": rows, "files": files}
 
 
@@ -111,6 +116,8 @@ def _head(arena: Arena) -> str:
     versions = {**machine, "torch": arena.provenance.get("torch"), "isa": None}
     told = ", ".join(f"{key} {value}" for key, value in versions.items() if value is not None)
     lines.append(f"Made with {told}." if told else "")
+    if others := arena.provenance.get("mixed"):
+        lines.append(f"Not all searches were made alike: {', '.join(map(str, others))}.")
     return "\n\n".join(line for line in lines if line)
 
 
@@ -168,7 +175,8 @@ def _pairs(arena: Arena, first: str) -> str:
 def _costs(arena: Arena) -> str:
     rows = []
     for agent in arena.agents:
-        runs = arena.of(agent=agent)
+        if not (runs := arena.of(agent=agent)):
+            continue
         seconds = (
             np.median([getattr(r, key) for r in runs]) for key in ("evaluation_s", "agent_s")
         )
@@ -205,9 +213,9 @@ def _fronts(arena: Arena) -> str:
 
 
 def _draw(
-    arena: Arena, bootstrap: Bootstrap, best: Sequence[str], agents: Sequence[str], out_dir: Path
-) -> list[str]:
-    """Draw the pictures; return their names."""
+    arena: Arena, bootstrap: Bootstrap, best: Sequence[str], agents: Sequence[str]
+) -> dict[str, Figure]:
+    """Return the pictures by the names of their files."""
     tasks, name = arena.tasks, arena.name
     scores = {facts.score for facts in arena.task_facts.values()}
     order = sorted(agents, key=lambda agent: bootstrap.ranks[agent].value)
@@ -243,10 +251,14 @@ def _draw(
     for network in dict.fromkeys(own.network for own in found):
         own = [one for one in found if one.network == network]
         title = f"{name}: winners on {network}"
-        figures[f"front_{network.replace(':', '-')}"] = arena_plots.front(title, own, best)
-    for key, figure in figures.items():
-        save(figure, out_dir / f"arena_{key}.png")
-    return [f"arena_{key}.png" for key in figures]
+        figures[_front_key(network, figures)] = arena_plots.front(title, own, best)
+    return {f"arena_{key}.png": figure for key, figure in figures.items()}
+
+
+def _front_key(network: str, taken: Collection[str]) -> str:
+    """Return what the file of a network's front is named by: no path, and none of ``taken``."""
+    key = f"front_{re.sub(r'[^A-Za-z0-9_.-]', '-', network)[:LONGEST]}"
+    return key if key not in taken else f"{key}-{len(taken)}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

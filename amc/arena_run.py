@@ -4,49 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from amc.actor import Actor
 from amc.arena import TARGET, Bout, Experiment
-from amc.arena_record import Arena, Bouted, TaskFacts, cumulated, read_bout
-from amc.errors import InputError
+from amc.arena_kept import kept_of, on_record, provenance
+from amc.arena_record import Arena, TaskFacts, cumulated
 from amc.failures import Failure
 from amc.files import write_json
 from amc.learning_curves import best_so_far, within
-from amc.machine import machine_facts
-from amc.printable import shown
 from amc.reporting import Reporter
 from amc.run_folder import RunFolder
 from amc.search_run import Found
 from amc.session import Session
-from amc.strict_json import read_json
 from amc.workers import Limits, cores
 
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a search could not be made; ``again`` unless the same command cannot make it either."""
+
+    why: str
+    again: bool = True
+
+
 # Makes one search, leaves its files, and returns why it could not, or nothing.
-Make = Callable[[Bout], str | None]
+Make = Callable[[Bout], Trouble | None]
 
 
 def unfinished(bouts: Sequence[Bout]) -> list[Bout]:
     """Return the searches that are still to be made; those that are begun are gone on with.
 
+    Where what is kept of a search does not fit its journal, it is made again from there.
     Raises ``InputError`` where a run folder is of another configuration than the search is now.
     """
     for bout in bouts:
         if (bout.folder / "config.yaml").exists():
             RunFolder.open(bout.folder).again(bout.config)
-    return [bout for bout in bouts if not bout.scores.is_file()]
+    return [bout for bout in bouts if kept_of(bout) is None]
 
 
 def make_all(
     bouts: Sequence[Bout], make: Make, count: int | None, reporter: Reporter
-) -> dict[str, str]:
+) -> dict[str, Trouble]:
     """Make every search; return why those that failed did, by name.
 
     They are spread over ``count`` processes (``None``: one a core), or made here, one after the
-    other, for 0. Each task has a bar.
+    other, for 0. Each task has a bar. One for which memory was too little is tried once more.
     """
     results: list[Any] = []
     with ExitStack() as stack:
@@ -60,13 +65,17 @@ def make_all(
             bars[tasks[position]].advance(1, bouts[position].folder.name)
 
         if count == 0:
+            here = Actor()
             for position, bout in enumerate(bouts):
-                results.append(make(bout))
+                result = here.do(make, bout)[0]
+                if isinstance(result, Failure):  # once more, with what it held let go
+                    result = here.do(make, bout)[0]
+                results.append(result)
                 finished(position, 0.0, "", ())
         elif bouts:
             results = _on_ray(bouts, make, count, reporter, finished)
     return {
-        bout.name: result.reason if isinstance(result, Failure) else result
+        bout.name: Trouble(result.reason) if isinstance(result, Failure) else result
         for bout, result in zip(bouts, results, strict=True)
         if result is not None
     }
@@ -124,7 +133,9 @@ def keep(
         "search_accuracy": whole,
         **{key: row[key] for key in copied},
     }
-    write_json(bout.scores, {"run": run, "task": _facts(session, row)})
+    made, recorded = on_record(bout)
+    kept = {"run": run, "task": _facts(session, row), "made": made, "recorded": recorded}
+    write_json(bout.scores, kept)
 
 
 def _facts(session: Session, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,39 +159,28 @@ def _facts(session: Session, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def collected(experiment: Experiment, name: str, bouts: Sequence[Bout]) -> Arena:
-    """Return the arena of the searches that are done; ``missing`` names the others."""
-    runs: list[Bouted] = []
+def collected(experiment: Experiment, name: str, bouts: Sequence[Bout]) -> Arena | None:
+    """Return the arena of the searches that are done; ``missing`` names the others.
+
+    ``None`` where none is.
+    """
+    kept = {bout.name: one for bout in bouts if (one := kept_of(bout)) is not None}
+    if not kept:
+        return None
+    runs = tuple(one.run for one in kept.values())
     facts: dict[str, TaskFacts] = {}
-    for bout in (bout for bout in bouts if bout.scores.is_file()):
-        run, of_task = read_bout(bout.scores)
-        if (run.task, run.agent, run.seed) != (bout.task, bout.label, bout.seed):
-            raise InputError(
-                f"{str(bout.scores)!r} is of {shown(run.task)}, {shown(run.agent)} seed {run.seed};"
-                " put it back where it was, or remove it and run again"
-            )
-        runs.append(run)
-        if of_task.test_images or run.task not in facts:
-            facts[run.task] = of_task
+    for one in kept.values():
+        if one.task.test_images or one.run.task not in facts:
+            facts[one.run.task] = one.task
     tasks = tuple(task for task in experiment.tasks if task in facts)
+    tables = [bouts[0].folder.parents[1] / task / TARGET for task in tasks]
     return Arena(
         name=name,
         tasks=tasks,
         agents=tuple(a for a in experiment.entries if any(run.agent == a for run in runs)),
         task_facts=facts,
         entries={label: e.model_dump(mode="json") for label, e in experiment.entries.items()},
-        runs=tuple(runs),
-        missing=tuple(bout.name for bout in bouts if not bout.scores.is_file()),
-        provenance=provenance([bouts[0].folder.parents[1] / task / TARGET for task in tasks]),
+        runs=runs,
+        missing=tuple(bout.name for bout in bouts if bout.name not in kept),
+        provenance=provenance([*kept.values()], tables),
     )
-
-
-def provenance(tables: Sequence[Path]) -> dict[str, Any]:
-    """Return machine and versions, and the processors of the latency tables."""
-    devices = [read_json(path, "latency table")["device"] for path in tables if path.is_file()]
-    return {
-        "machine": machine_facts(),
-        "torch": torch.__version__,
-        "amc": version("amc"),
-        "targets": list(dict.fromkeys(str(device.get("cpu")) for device in devices)),
-    }

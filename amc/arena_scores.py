@@ -216,6 +216,8 @@ def fronts(arena: Arena) -> list[Front]:
         if len(tasks) < 2 or not dense.predicted_latency_s or dense.test_accuracy is None:
             continue
         worst = Point(dense.predicted_latency_s, dense.test_accuracy - WORST)
+        if worst.accuracy >= dense.test_accuracy:  # a number that large has no area below it
+            continue
         for agent in (a for a in arena.agents if all(arena.of(t, a) for t in tasks)):
             by_seeds: dict[int, list[Point]] = {}
             for run in (run for task in tasks for run in arena.of(task, agent)):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from amc.arena import SCORES, Bout
+from amc.errors import InputError
 from amc.evaluation import Evaluation
-from amc.journal import differences
+from amc.journal import differences, scan
 from amc.journal_lines import read_line, record_of
 from amc.journal_reader import whole_lines
 
@@ -40,6 +41,8 @@ class Answers(Mapping[str, Evaluation]):
         for scores in sorted(bout.folder.parent.glob(f"*/{SCORES}")):
             for path in sorted(scores.parent.glob("*/journal.jsonl")):
                 header, places = _scanned(path)
+                if not places:
+                    continue
                 if scores.parent != bout.folder and not differences(header, _as_of(header, facts)):
                     self._places.update({key: (path, *place) for key, place in places.items()})
 
@@ -62,14 +65,24 @@ class Answers(Mapping[str, Evaluation]):
 
 def _as_of(header: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``facts`` as if they were of the header's agent, whose code decides no answer."""
-    theirs = header.get("code", {})
-    return {**facts, "code": {**facts["code"], "agent": theirs.get("agent")}}
+    theirs = header.get("code")
+    agent = theirs.get("agent") if isinstance(theirs, dict) else None
+    return {**facts, "code": {**facts["code"], "agent": agent}}
 
 
 @lru_cache(maxsize=JOURNALS)
 def _scanned(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
-    """Return the header of a journal, and where in it the answers lie that may be given away."""
+    """Return the header of a journal, and where in it the answers lie that may be given away.
+
+    None may of a journal that is damaged, nor of one that goes on elsewhere: it has answers of
+    another machine or other code.
+    """
     places, offset = {}, 0
+    try:
+        if scan(path).header.get("continues"):
+            return {}, {}
+    except (InputError, OSError):
+        return {}, {}
     with path.open("rb") as file:
         header: dict[str, Any] = {}
         for line in whole_lines(file):

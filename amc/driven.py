@@ -12,20 +12,20 @@ from amc.elsewhere import continue_elsewhere
 from amc.errors import InputError
 from amc.journal import Journal, checked
 from amc.leftovers import remove_abandoned, remove_leftovers
-from amc.ownership import owned
+from amc.ownership import PATIENCE_S, owned
 from amc.reporting import Reporter
 from amc.run_folder import RunFolder
 
 
 @contextmanager
-def driven(path: Path) -> Iterator[RunFolder]:
+def driven(path: Path, patience_s: float = PATIENCE_S) -> Iterator[RunFolder]:
     """Own the run in ``path`` and yield it, as it is now that no one else can change it.
 
-    Raises ``InputError`` where there is none, where another process owns it, and where its
-    configuration is not that of its searches.
+    Raises ``InputError`` where there is none, where another process still owns it after
+    ``patience_s``, and where its configuration is not that of its searches.
     """
     RunFolder.open(path)  # nothing is put into a folder that is none
-    with owned(path):
+    with owned(path, patience_s=patience_s):
         remove_leftovers(path)
         remove_abandoned(path)
         folder = RunFolder.open(path)

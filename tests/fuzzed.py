@@ -13,6 +13,9 @@ from typing import Any
 import yaml
 
 from amc import app
+from amc.arena import bouts_of, read_experiment
+from amc.arena_record import read_arena
+from amc.arena_scores import curves_by_evaluations, curves_by_seconds, equal_time, fronts
 from amc.cli.tables import results_table
 from amc.config import changed, parse_config
 from amc.delivery import STATE, Delivered
@@ -27,6 +30,7 @@ from amc.recipe import read_recipe
 from amc.run_folder import RunFolder
 from tests.conftest import SMALL
 from tests.outboxes import record
+from tests.test_arena_report import arena_of
 
 ROOT = Path(__file__).resolve().parent.parent
 JOURNAL = "case.jsonl"
@@ -87,6 +91,18 @@ def read_table(path: Path) -> object:
     return table.digest, table.is_noisy
 
 
+def read_bouts(path: Path) -> object:
+    return bouts_of(read_experiment(path), "x", Path("runs"))
+
+
+def read_arena_whole(path: Path) -> object:
+    arena = read_arena(path)
+    for task in arena.tasks:
+        curves_by_evaluations(arena, task)
+        curves_by_seconds(arena, task)
+    return equal_time(arena), fronts(arena)
+
+
 def read_config(path: Path) -> object:
     return app.validate(path)
 
@@ -134,7 +150,8 @@ def tracked(folder: Path) -> tuple[bytes, bytes]:
 
 def kinds(run: Path) -> dict[str, Kind]:
     experiments = sorted((ROOT / "experiments").glob("*.yaml"))
-    searches = [p for p in experiments if b"budget:" in p.read_bytes()]
+    arenas = [p for p in experiments if p.name.startswith("arena_")]
+    searches = [p for p in experiments if b"budget:" in p.read_bytes() and p not in arenas]
     trainings = [p for p in experiments if p.name.startswith("train-")]
     tunings = [p for p in experiments if p.name.startswith("finetune_")]
     full = as_yaml(parse_config(SMALL).model_dump(mode="json"))
@@ -154,6 +171,8 @@ def kinds(run: Path) -> dict[str, Kind]:
         "configuration": of_yaml(searches, read_config, full),
         "training": of_yaml(trainings, read_recipe),
         "fine-tuning": of_yaml(tunings, finetune_recipe),
+        "experiment": of_yaml(arenas, read_bouts),
+        "arena": Kind("case.json", [as_json(arena_of())], json.loads, as_json, read_arena_whole),
         "override": Kind("case", [overrides], overrides_of, as_overrides, read_override),
         "plan": Kind("case.json", plans, json.loads, as_json, read_plan_whole),
         "table": Kind("case.json", tables, json.loads, as_json, read_table),

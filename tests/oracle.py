@@ -47,6 +47,7 @@ OF_TEXT = re.compile(
     r"|larger than \d+ bytes|longer than \d+ (bytes|characters)|holds more than \d+ values"
     r"|is nested too deep"
 )
+SEARCH = re.compile(r"^tasks\.(\S+), entries\.(\S+): ", re.MULTILINE)  # of an arena
 # What a field may be refused for without any value of its own.
 NO_VALUE = re.compile(
     r"is missing\b|is not a known |stands twice|is nested too deep|holds more than \d+ values"
@@ -148,6 +149,27 @@ def fault(message: str, documents: tuple[Any, Any] | None) -> str | None:
     if OF_TEXT.search(message) or (wrong == [()] and documents is not None):
         return None
     return f"none of the fields {[dotted(place) for place in wrong][:5]}, nor a byte or line"
+
+
+def fault_of_experiment(message: str, documents: tuple[Any, Any] | None) -> str | None:
+    """Return what a message about an arena's file lacks, or ``None``.
+
+    It may also name the task, the entry, and the field by its name in a search's configuration.
+    """
+    found, search = fault(message, documents), SEARCH.match(message)
+    if found is None or search is None or documents is None:
+        return found
+    old, new = (_of_search(document, *search.groups()) for document in documents)
+    return fault(SEARCH.sub("", message), (old, new))
+
+
+def _of_search(document: Any, task: str, label: str) -> dict[str, Any]:
+    """Return the configuration of one search of an arena, as far as it can be told."""
+    sections = [at(document, place) for place in (("common",), ("tasks", task), ("entries", label))]
+    common, own, entry = (one if isinstance(one, dict) else {} for one in sections)
+    options = {key: value for key, value in entry.items() if key not in ("agent", "seeds")}
+    seeds = {key: entry[key] for key in ("seeds",) if key in entry}
+    return {**common, **own, **seeds, "agents": {str(entry.get("agent", label)): options}}
 
 
 def fault_of_overrides(message: str, overrides: Sequence[str]) -> str | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -14,10 +17,12 @@ from typer.testing import CliRunner
 from amc import app, app_arena, arena_run
 from amc.arena import Bout, bouts_of, read_experiment
 from amc.arena_record import Arena, read_arena, read_bout
+from amc.arena_run import Trouble
 from amc.cli import application
-from amc.errors import InputError
+from amc.errors import InputError, SearchFailed
 from amc.evaluation import Evaluation
 from amc.journal import read_journal
+from amc.ownership import PATIENCE_S, owned
 from amc.plan_file import read_plan
 from amc.planned import build
 from amc.ray_workers import RayWorkers
@@ -26,6 +31,7 @@ from amc.task import load_task
 from amc.worker import score
 from tests.arenas import EXPERIMENT, target, write
 from tests.fake_ray import FakeRay, RayActorError
+from tests.test_arena_report import arena_of
 
 __all__ = ["target", "write"]  # fixtures
 
@@ -57,7 +63,7 @@ def test_an_arena_that_is_broken_off_goes_on_and_comes_out_the_same(
     made: list[str] = []
     make = app_arena.make_bout
 
-    def broken_off(bout: Bout) -> str | None:
+    def broken_off(bout: Bout) -> Trouble | None:
         made.append(bout.name)
         if len(made) == 6:
             raise KeyboardInterrupt
@@ -105,7 +111,7 @@ def test_what_is_done_is_not_done_again(
     file = write(tasks={"digits": None}, entries={"uniform": None, "random_search": {"seeds": [0]}})
     make, made = app_arena.make_bout, [""]
 
-    def broken_off(bout: Bout) -> str | None:
+    def broken_off(bout: Bout) -> Trouble | None:
         made.append(bout.name)
         if bout.label == "random_search" and made.count(bout.name) == 1:
             raise KeyboardInterrupt
@@ -166,7 +172,7 @@ def check_shared(shared: Path, alone: Path) -> None:
     first = ours["digits/uniform-s0/uniform-s0/journal.jsonl"][0]
     assert second.observed == {**first.observed, "shared": True}
     assert not second.cached
-    run, _ = read_bout(shared / "digits" / "uniform-s1" / "arena.json")
+    run = read_bout(shared / "digits" / "uniform-s1" / "arena.json").run
     assert (run.shared, run.cached, run.evaluations) == (1, 0, 1)
     assert run.evaluation_s == pytest.approx(float(first.observed["evaluation_s"]))
 
@@ -185,19 +191,75 @@ def test_searches_are_spread_over_workers_of_which_one_dies(
     assert ray.counts["do"] == 4
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("no luck"), "RuntimeError: no luck ("),
+        (InputError("x" * 400 + "; lower it"), "error: digits/random_search-s0: " + "x" * 400),
+        (SearchFailed(f"{'y' * 400}; mend it"), f"{'y' * 400}; mend it; the same command tries ag"),
+        (MemoryError(), "out of memory, in a clean worker too; the same command tries again"),
+        (SearchFailed("out of memory; free some"), "out of memory, in a clean worker too; the sa"),
+    ],
+)
 def test_a_search_that_fails_is_told_and_tried_again(
-    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    told: str,
 ) -> None:
-    def made(bout: Bout, *_: Any) -> None:
-        raise RuntimeError(f"no luck with {bout.label}")
+    made: list[str] = []
 
-    monkeypatch.setattr(app_arena, "_searched", made)
-    arguments = ["arena", str(write()), "--run-dir", str(tmp_path / "run"), "--workers", "0"]
-    arguments += ["--out-dir", str(tmp_path / "out"), "--tasks", "narrow"]
+    def searched(bout: Bout, *_: Any) -> None:
+        if bout.label != "uniform" and made.count(bout.name) < 2 * hopeless:
+            made.append(bout.name)
+            raise error
+        made.append(bout.name)
+        bout.scores.parent.mkdir(parents=True, exist_ok=True)
+        bout.scores.touch()
+
+    report = tmp_path / "canned.json"
+    report.write_text(json.dumps(arena_of()))
+    hopeless = 1
+    monkeypatch.setattr(app_arena, "_searched", searched)
+    monkeypatch.setattr(app_arena, "_priced", lambda bouts, _: bouts)
+    monkeypatch.setattr(app_arena, "_prepared", lru_cache(lambda _: None))
+    monkeypatch.setattr(app_arena, "_deliver", lambda *_: None)
+    monkeypatch.setattr(arena_run, "kept_of", lambda bout: bout.scores.is_file() or None)
+    monkeypatch.setattr(app_arena, "collected", lambda *_: read_arena(report))
+    monkeypatch.setattr(app_arena, "write_report", lambda *_: {"ranking": [], "files": ["-"]})
+    file = write(entries={"random_search": {}, "uniform": {}}, tasks={"digits": None})
+    arguments = ["arena", str(file), "--run-dir", str(tmp_path / "run"), "--workers", "0"]
+    arguments += ["--out-dir", str(tmp_path / "out")]
     result = CliRunner().invoke(application, arguments)
     assert result.exit_code == 1
-    assert "RuntimeError: no luck with uniform" in result.stderr
-    assert f"go on with: amc arena {tmp_path / 'tiny.yaml'} --run-dir" in result.stderr
+    assert told in result.stderr
+    assert ("tries again" in result.stderr) != (type(error) is InputError)
+    assert "Traceback" not in result.stderr
+    assert made[-1] == "digits/uniform-s1", "the rest is made"
+    made.clear()
+    hopeless = 0
+    result = CliRunner().invoke(application, arguments)
+    assert (result.exit_code, "error" in result.stderr) == (0, False)
+    assert made == ["digits/random_search-s0", "digits/random_search-s1"]
+
+
+def test_one_arena_at_a_time_has_a_folder(write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (
+        owned(tmp_path / "run"),
+        pytest.raises(InputError, match=r"in use by .*go on with: amc arena \S+ --run-dir"),
+    ):
+        app.arena(write(), tmp_path / "run", None, 0, tmp_path / "out")
+
+
+def test_a_folder_is_waited_for_while_workers_of_a_killed_driver_have_it(tmp_path: Path) -> None:
+    held = ExitStack()
+    held.enter_context(owned(tmp_path))
+    ends = Timer(2 * PATIENCE_S, held.close)
+    ends.start()
+    with owned(tmp_path, patience_s=app_arena.ORPHANED_S):
+        ends.join()
 
 
 @pytest.mark.usefixtures("undrawn")

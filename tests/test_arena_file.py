@@ -27,7 +27,7 @@ __all__ = ["target", "write"]  # fixtures
             "tasks.nowhere, entries.uniform: budget.m",
         ),
         ({"tasks": {"digits": {"workers": 3}}}, "workers has no place here; .*amc arena --workers"),
-        ({"entries": {"ddpg": {"seeds": [1, 1]}}}, r"seeds \[1, 1\] must list each seed once"),
+        ({"entries": {"ddpg": {"seeds": [1, 1]}}}, r"entries.ddpg.seeds \[1, 1\]: it must list"),
         ({"entries": {"a-b": {"agent": "ddpg"}}}, "entries has a key 'a-b'"),
         ({"entries": {"ddpgg": {}}}, "'ddpgg'.*did you mean 'ddpg'"),
         ({"entries": {"ddpg": {"protocl": "published"}}}, "agents.ddpg.protocl is not a known opt"),
@@ -40,6 +40,13 @@ def test_the_file_is_strict(
 ) -> None:
     with pytest.raises(InputError, match=says):
         app.arena(write(**changes), tmp_path / "run", None, 0, tmp_path / "out")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [-1, 1025])
+def test_workers_are_counted(write: Callable[..., Path], tmp_path: Path, workers: int) -> None:
+    with pytest.raises(InputError, match=f"--workers {workers} .*; choose one of 0 to 1024"):
+        app.arena(write(), tmp_path / "run", None, workers, tmp_path / "out")
     assert not (tmp_path / "run").exists()
 
 

@@ -37,6 +37,7 @@ FACTS = {
     **{"test_images": 300, "finetune_steps": 9, "batch_size": 8, "dense_search_accuracy": 0.9},
     "dense": {"test_accuracy": 0.9, "predicted_latency_s": 0.004},
 }
+MADE = {"machine": {"cpu": "A"}, "torch": "2", "mixed": ["torch (2 in 20, 3 in 4)"]}
 AGENTS = ("good", "bad", "late", "none")
 
 
@@ -59,16 +60,20 @@ def run_of(task: str, agent: str, seed: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def canned(tmp_path: Path) -> Path:
+def arena_of() -> dict[str, Any]:
+    """Return an invented arena."""
     runs = [run_of(t, a, s) for t in ("fast", "slow") for a in AGENTS for s in range(3)]
-    value = {
+    return {
         **{"name": "canned|one", "tasks": ["fast", "slow"], "agents": AGENTS},
         **{"task_facts": {"fast": FACTS, "slow": FACTS}, "entries": {a: {} for a in AGENTS}},
-        **{"runs": runs, "missing": ["slow/other-s0"], "provenance": {"torch": "2"}},
+        **{"runs": runs, "missing": ["slow/other-s0"], "provenance": MADE},
     }
+
+
+@pytest.fixture
+def canned(tmp_path: Path) -> Path:
     path = tmp_path / "arena.json"
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(arena_of()))
     return path
 
 
@@ -90,6 +95,7 @@ def test_the_report_is_made_from_the_file_alone(canned: Path, tmp_path: Path) ->
     assert "| good | 1.00 [1.00, 1.00] | -9.00 [-9." in text
     assert "| bad | +10.00 [+10.00, +10.00] |" in text
     assert "| whole search split | fast | 9 | 1.000 | 1.000 |" in text
+    assert "Made with cpu A, torch 2.\n\nNot all searches were made alike: torch (2 in 20" in text
     assert "1 searches are missing, such as slow/other-s0" in text
     pictures = sorted(path.name for path in out.glob("*.png"))
     keys = ("agreement", "costs", "evaluations", "front_net", "improvement", "ranks", "seconds")
@@ -102,12 +108,69 @@ def test_the_report_is_made_from_the_file_alone(canned: Path, tmp_path: Path) ->
     assert (tmp_path / "again" / "arena.md").read_text() == text
 
 
-def test_what_is_no_arena_is_refused(canned: Path, tmp_path: Path) -> None:
+def test_networks_that_are_named_nearly_alike_have_files_of_their_own(
+    canned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amc.plots.DPI", 20)
     value = json.loads(canned.read_text())
-    value["runs"][0]["test_accuracy"] = "high"
+    for task in ("a", "b"):  # beside fast and slow, a front each
+        value["tasks"].append(task)
+        value["task_facts"][task] = {**FACTS, "network": "x:y"}
+        value["runs"] += [run_of(task, agent, 0) for agent in AGENTS]
+    for task in ("fast", "slow"):
+        value["task_facts"][task]["network"] = "x/y"
     canned.write_text(json.dumps(value))
-    with pytest.raises(InputError, match=r"runs\.0\.test_accuracy 'high'"):
+    app.arena(canned, out_dir=tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").glob("arena_front*"))
+    assert names == ["arena_front_x-y-7.png", "arena_front_x-y.png"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("runs.0.test_accuracy", "high", r"runs\.0\.test_accuracy 'high'"),
+        ("runs.0.best", [], r"runs\.0\.best \[\]: it has 0 values where evaluations is 4"),
+        ("runs.1.seconds", [1.0], r"runs\.1\.seconds \[1.0\]: it has 1 values"),
+        ("runs.1.evaluations", 0, r"runs\.1\.evaluations 0"),
+        ("runs.1.seed", 0, r"runs\.1 \(fast, good, seed 0\) stands twice"),
+        ("runs.2.task", "other", r"runs\.2\.task 'other' is none of tasks \['fast', 'slow'\]"),
+        ("runs.2.agent", "other", r"runs\.2\.agent 'other' is none of agents"),
+        ("tasks", [], r"tasks \[\]: .*add to it"),
+        ("tasks", ["fast", "fast", "slow"], "tasks .*'fast' stands twice"),
+        ("tasks", ["fast", "slow", "other"], "task_facts lacks 'other' of tasks; add it"),
+        ("task_facts.fast.budget", {}, r"task_facts\.fast\.budget {}: .*add to it"),
+        ("task_facts.fast.budget", {"macs": 0.5, "params": 0.5}, r"budget {.*shorten it"),
+        ("provenance.machine", ["x"], r"provenance\.machine \['x'\] has no keys"),
+        ("provenance.mixed", "x", r"provenance\.mixed 'x' is no list"),
+        ("provenance.machine", "x", r"provenance\.machine 'x' has no keys"),
+    ],
+)
+def test_what_is_no_arena_is_refused(
+    canned: Path, tmp_path: Path, place: str, value: Any, says: str
+) -> None:
+    whole = json.loads(canned.read_text())
+    *above, last = (int(key) if key.isdigit() else key for key in place.split("."))
+    holder = whole
+    for key in above:
+        holder = holder[key]
+    holder[last] = value
+    canned.write_text(json.dumps(whole))
+    with pytest.raises(InputError, match=says):
         app.arena(canned, out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(
+    canned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr("amc.arena_report._fronts", fails)
+    monkeypatch.setattr("amc.arena_report._draw", lambda *_: {})
+    with pytest.raises(ArithmeticError):
+        app.arena(canned, out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_search_without_a_plan_counts_as_nothing(arena: Arena) -> None:
@@ -147,6 +210,14 @@ def test_correlations_and_fronts(arena: Arena) -> None:
     # 0.85 of accuracy at a quarter of the dense latency: nothing above the worst point, at 0.85
     assert found["good"].volumes == pytest.approx((0.0, 0.75 * 0.2, 0.75 * 0.4))
     assert found["none"].volumes == (0.0, 0.0, 0.0)
+
+
+def test_a_network_of_any_accuracy_has_a_report(canned: Path) -> None:
+    whole = json.loads(canned.read_text())
+    for facts in whole["task_facts"].values():
+        facts["dense"]["test_accuracy"] = 1e18
+    canned.write_text(json.dumps(whole))
+    assert fronts(read_arena(canned)) == []
 
 
 def test_names_stay_apart_and_inside() -> None:

@@ -18,9 +18,9 @@ from amc.config import parse_config
 from amc.errors import InputError
 from amc.run_folder import write_config
 from tests.conftest import SMALL
-from tests.fuzzed import Kind, kinds, lines_of, overrides_of
+from tests.fuzzed import Kind, kinds, lines_of, overrides_of, read_bouts
 from tests.mutations import mutated_bytes, mutated_value
-from tests.oracle import fault, fault_of_overrides, in_lines
+from tests.oracle import fault, fault_of_experiment, fault_of_overrides, in_lines
 
 FAST = 40  # cases a kind
 
@@ -29,7 +29,7 @@ CASES = int(os.environ.get("AMC_FUZZ_CASES", "10000"))
 
 NAMES = (
     *("configuration", "training", "fine-tuning", "override", "plan", "table", "journal"),
-    *("summary", "report", "outbox", "delivery"),
+    *("summary", "report", "outbox", "delivery", "experiment", "arena"),
 )
 
 
@@ -60,6 +60,8 @@ def lacks(kind: Kind, message: str, old: bytes, new: bytes) -> str | None:
         return None if both is None else fault_of_overrides(message, both[1])
     if kind.parse is lines_of:
         return in_lines(message, new, both)
+    if kind.read is read_bouts:
+        return fault_of_experiment(message, both)
     return fault(message, both)
 
 

@@ -27,7 +27,8 @@ def arena(
         str | None, typer.Option(metavar="A,B", help="Search these tasks only.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Searches at a time; 0 makes them in this process.")
+        int | None,
+        typer.Option(min=0, help="Searches at a time; 0 makes them in this process."),
     ] = None,
     out_dir: Annotated[
         Path | None, typer.Option(help="The folder of the report; experiments/results.")
@@ -51,7 +52,8 @@ def arena(
 
     found = answer(work, _show, as_json)
     for failure in found["failures"]:
-        say(f"error: {failure['search']}: {failure['why']}; the same command tries again")
+        again = "; the same command tries again" if failure["again"] else ""
+        say(f"error: {failure['search']}: {failure['why']}{again}")
     if found["failures"]:
         raise typer.Exit(FAILED)
 

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -31,6 +31,7 @@ LOADED = [
 ]
 # A batch that begins, each of its evaluations, and one that is made again for its weights.
 BATCH, LIVE, AGAIN = "b", ".", "r"
+LOOK_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,25 @@ def live(trial: Trial, crash_at: str | None) -> None:
         app.search(parse_config(trial.config), trial.run_dir)
 
 
-def command(arguments: list[str], told: Path, full: tuple[Path, str] | None = None) -> int:
+def command(
+    arguments: list[str],
+    told: Path,
+    full: tuple[Path, str] | None = None,
+    until: Callable[[], bool] = lambda: False,
+) -> int:
     """Give the command line ``arguments``; return its exit code, and what it says in ``told``.
 
-    ``full`` is a disk and the file at which it becomes full, as of ``fill_at``.
+    ``full`` is a disk and the file at which it becomes full, as of ``fill_at``. The process is
+    killed once ``until`` comes true.
     """
     process = server().Process(target=_command, args=(arguments, told, full))
     process.start()
-    process.join()
+    try:
+        while process.is_alive() and not until():
+            process.join(LOOK_S)
+    finally:
+        process.kill()
+        process.join()
     assert process.exitcode is not None
     return process.exitcode
 

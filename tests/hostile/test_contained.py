@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from amc import app
 from amc.cli import application
 from amc.config import parse_config
 from amc.contained import check_contained
@@ -21,6 +23,7 @@ from amc.ownership import LOCK, is_owned, owned
 from amc.plan_file import read_plan
 from amc.run_folder import RunFolder
 from tests.conftest import SMALL
+from tests.test_arena_report import FACTS, run_of
 
 ESCAPES = (
     "../x",
@@ -159,6 +162,27 @@ def test_no_name_in_a_configuration_is_a_path(name: str) -> None:
     for change in changes:
         with pytest.raises(InputError, match=next(iter(change))):
             parse_config({**SMALL, **change})
+
+
+@pytest.mark.parametrize("name", ["a/../../../mine/new", "n" * 90])
+def test_no_name_in_an_arena_is_a_path(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amc.plots.DPI", 20)
+    facts = {**FACTS, "network": name}
+    arena = {
+        **{"name": "one", "tasks": ["fast", "slow"], "agents": ["good"], "entries": {}},
+        "task_facts": {"fast": facts, "slow": facts},
+        "runs": [run_of(task, "good", 0) for task in ("fast", "slow")],
+    }
+    (tmp_path / "arena.json").write_text(json.dumps(arena))
+    (tmp_path / "out/arena_front_a").mkdir(parents=True)  # from which .. would lead
+    (tmp_path / "mine").mkdir()
+    app.arena(tmp_path / "arena.json", out_dir=tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["arena.json", "mine", "out"]
+    assert not list((tmp_path / "mine").iterdir())
+    (front,) = (p.name for p in (tmp_path / "out").glob("arena_front_*.png"))
+    assert re.fullmatch(r"[\w.-]{1,90}", front)
 
 
 @pytest.mark.parametrize("agent", ["../mine/uniform", "x"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,8 @@ def no_waiting_for_calm() -> Iterator[None]:
         patch.setattr(calm, "PATIENCE", 0.0)
         patch.setattr(session, "PATIENCE_S", 0.0)
         patch.setattr(timing, "PATIENCE_S", 0.0)
+        patch.setattr(timing, "TURNS", 3)
+        patch.setattr(timing, "PRECISION", math.inf)
         patch.setattr(pricing, "PATIENCE_S", 0.0)
         patch.setattr(calibration, "PROCESSES", {False: 0, True: 0})
         yield

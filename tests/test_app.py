@@ -107,6 +107,8 @@ def test_a_family_is_what_the_method_names_and_the_plan_the_best(
     assert scores[1] < scores[2] == row["search_accuracy"]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_plan_of_a_family_finds_the_table_of_its_search(digits_run: Path) -> None:
     result = app.evaluate_plan(digits_run / "netadapt-s0" / "family" / "01.json")
     assert result["note"] is None

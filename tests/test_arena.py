@@ -104,6 +104,8 @@ def test_an_arena_that_is_broken_off_goes_on_and_comes_out_the_same(
     assert len(compared["rows"]) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_what_is_done_is_not_done_again(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +179,8 @@ def check_shared(shared: Path, alone: Path) -> None:
     assert run.evaluation_s == pytest.approx(float(first.observed["evaluation_s"]))
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_searches_are_spread_over_workers_of_which_one_dies(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,6 +195,8 @@ def test_searches_are_spread_over_workers_of_which_one_dies(
     assert ray.counts["do"] == 4
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("error", "told"),
     [

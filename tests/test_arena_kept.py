@@ -21,6 +21,8 @@ from tests.test_arena_report import FACTS, run_of
 __all__ = ["target", "undrawn", "write"]  # fixtures
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_search_whose_file_does_not_fit_is_made_again_from_its_journal(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,6 +67,8 @@ def as_bytes(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_search_that_was_made_longer_is_reported_at_its_length(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,8 @@ def arena(canned: Path) -> Arena:
     return read_arena(canned)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_is_made_from_the_file_alone(canned: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["arena", str(canned), "--out-dir", str(out), "--json"]
@@ -108,6 +110,8 @@ def test_the_report_is_made_from_the_file_alone(canned: Path, tmp_path: Path) ->
     assert (tmp_path / "again" / "arena.md").read_text() == text
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_networks_that_are_named_nearly_alike_have_files_of_their_own(
     canned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +216,8 @@ def test_correlations_and_fronts(arena: Arena) -> None:
     assert found["none"].volumes == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_of_any_accuracy_has_a_report(canned: Path) -> None:
     whole = json.loads(canned.read_text())
     for facts in whole["task_facts"].values():

@@ -34,6 +34,8 @@ def asked(task: SearchTask, name: str, **options: Any) -> list[tuple[int, ...]]:
     return [tuple(len(c.kept) for c in e.request.plan.choices.values()) for e in task.history]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_it_improves_on_the_plans_that_it_starts_from(
     name: str, capsys: pytest.CaptureFixture[str]
@@ -58,6 +60,8 @@ def test_it_may_start_from_less(name: str) -> None:
     assert len(without) == 12
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_it_ends_where_every_plan_was_asked_for(name: str) -> None:
     task = toy_task(sites=1, evaluations=60, step=8, curves=True)
@@ -65,6 +69,8 @@ def test_it_ends_where_every_plan_was_asked_for(name: str) -> None:
     assert len(plans) == len(set(plans)) < 60
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reads_and_moves_no_global_generator(name: str) -> None:
     torch.manual_seed(1)

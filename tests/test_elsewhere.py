@@ -58,6 +58,8 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     return asked
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("unmeasured", "another_machine")
 def test_another_machine_is_refused_or_goes_on_from_what_is_on_record(
     interrupted: Path, executed: list[Request]

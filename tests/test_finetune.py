@@ -201,6 +201,8 @@ def changed(plan: Path, folder: Path, **evaluation: Any) -> Path:
     return folder / "plan.json"
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("fold", [True, False])
 def test_what_is_fine_tuned_is_scored_as_its_plan_says(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold: bool

@@ -54,6 +54,8 @@ def test_hypervolume_is_the_area_that_a_random_point_falls_into() -> None:
         hypervolume(points, Point(1, 1), 1.0)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_every_form_of_the_dense_network_computes_the_same() -> None:
     task = load_task("digits")
     inputs = task.search[:6].inputs

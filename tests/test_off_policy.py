@@ -49,6 +49,8 @@ def asked(task: SearchTask) -> list[tuple[int, ...]]:
     return [tuple(len(c.kept) for c in e.request.plan.choices.values()) for e in task.history]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @EACH
 def test_it_starts_from_the_uniform_and_the_analytic_plan(kind: type[OffPolicyAgent]) -> None:
     task = toy_task(sites=6, evaluations=6, curves=True)
@@ -102,6 +104,8 @@ def test_its_schedule_is_that_of_ddpg(kind: type[OffPolicyAgent]) -> None:
     assert kind(warmup_episodes=3).schedule(60).warmup_episodes == 3
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @EACH
 def test_exploration_after_the_warm_up_is_its_own(kind: type[OffPolicyAgent]) -> None:
     task = toy_task(sites=3, walks=4)
@@ -122,6 +126,8 @@ def test_exploration_after_the_warm_up_is_its_own(kind: type[OffPolicyAgent]) ->
         np.testing.assert_array_equal(model._sample_action(0, None, 4)[0][2:], first[2:])
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @EACH
 def test_no_files_stay_and_threads_come_back(
     kind: type[OffPolicyAgent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

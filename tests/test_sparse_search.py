@@ -130,7 +130,9 @@ def test_every_agent_searches_every_space(space: str, run: Any) -> None:
     assert sparse > 10
 
 
-@pytest.mark.parametrize("space", SPARSE)
+@pytest.mark.parametrize(
+    "space", [pytest.param(s, marks=[] if s == "nm" else pytest.mark.slow) for s in SPARSE]
+)
 def test_a_sparse_plan_is_applied_and_scored_again(space: str, run: Any, tmp_path: Path) -> None:
     (row,) = run(space, sites={"weight_criterion": "second_order"}, recovery="least_squares")
     path = Path(row["plan"])

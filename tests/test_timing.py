@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from amc import timing
 from amc.latency import LatencyTable, NetworkTime
 from amc.timing import measure_network, measure_networks
 
@@ -13,6 +14,13 @@ INPUTS = (torch.rand(2, 4),)
 def table(reference_s: float = 1e-4, dense_s: float = 1e-5) -> LatencyTable:
     networks = {"dense/batch2": NetworkTime(dense_s, 0.0, 40)}
     return LatencyTable({}, 1, "", {}, "", reference_s, {}, {}, networks)
+
+
+@pytest.fixture(autouse=True)
+def as_long_as_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests measure as briefly as can be."""
+    monkeypatch.setattr(timing, "TURNS", 8)
+    monkeypatch.setattr(timing, "PRECISION", 0.02)
 
 
 def test_several_networks_share_one_session_and_one_clock() -> None:
@@ -35,6 +43,8 @@ def test_what_was_timed_on_a_core_slower_than_the_tables_is_noisy() -> None:
     assert measure_network(network, INPUTS, table(reference_s=1e-9)).noisy
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_dense_network_takes_part_where_the_table_knows_it() -> None:
     network = nn.Linear(4, 8)
     with_dense = measure_network(network, INPUTS, table(dense_s=1e3), ("dense/batch2", network))

@@ -98,11 +98,11 @@ def run(name: str, task: SearchTask, *, disturb: bool = False) -> list[Request]:
 LONG = [pytest.mark.slow, pytest.mark.long]
 
 
-def every_agent_with(*values: object) -> list[Any]:
-    """Return every agent with every value; of those that take long the first one is quick."""
+def every_agent_with(*values: object, quick: int = 1) -> list[Any]:
+    """Return every agent with every value; of those that take long the first ones are quick."""
     takes_long = ("td3", "sac", "tqc", "crossq", "gp")
     return [
-        pytest.param(name, value, marks=LONG if name in takes_long and i else [])
+        pytest.param(name, value, marks=LONG if name in takes_long and i >= quick else [])
         for name in AGENTS
         for i, value in enumerate(values)
     ]
@@ -186,7 +186,7 @@ def test_more_evaluations_at_the_same_horizon_leave_the_first_as_they_were(name:
     assert long[: len(short)] == short
 
 
-@pytest.mark.parametrize(("name", "key"), every_agent_with("macs", "predicted_latency"))
+@pytest.mark.parametrize(("name", "key"), every_agent_with("macs", "predicted_latency", quick=0))
 def test_comes_near_the_known_optimum(name: str, key: str) -> None:
     task = toy_task(sites=6, key=key, evaluations=80, seed=1, curves=name == "analytic")
     run(name, task)

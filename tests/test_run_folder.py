@@ -144,10 +144,10 @@ def test_a_run_is_read_by_its_owner(
     seen: list[int] = []
 
     @contextmanager
-    def after_another(folder: Path, **patience: float) -> Iterator[None]:
+    def after_another(folder: Path, patience_s: float) -> Iterator[None]:
         more = grown(RunFolder.open(run).config, 100)
         edit(run, **more)
-        with owned(folder, **patience):
+        with owned(folder, patience_s=patience_s):
             yield
 
     def make(folder: RunFolder, *_: Any, **__: Any) -> dict[str, Any]:
